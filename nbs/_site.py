@@ -1,0 +1,99 @@
+"""Writes README.md and the sidebar, builds the site into _docs/ and checks its links, all without Quarto.
+
+The pages go through nbdev's own processors; smalldocs then renders the same `_quarto.yml` that `nbdev-docs` reads.
+"""
+import argparse, html, os, re, shutil, subprocess, sys, tempfile
+from pathlib import Path
+
+import nbformat, yaml
+from fastcore.nbio import nb2str
+from latex2mathml.converter import convert
+from nbconvert import MarkdownExporter
+from nbdev.config import get_config, nbpath2html
+from nbdev.process import NBProcessor
+from nbdev.processors import FilterDefaults
+from nbdev.quarto import refresh_quarto_yml
+from nbdev.serve import proc_nbs
+
+NBS = Path(__file__).resolve().parent
+ROOT = NBS.parent
+SECTIONS = dict(core="Core", io="IO", physics="Physics", view="View", audit="Audit", retarget="Retarget", amp="AMP", torque="Torque",
+                vqvae="VQ-VAE", rollouts="Rollouts", pipeline="Pipeline", cli="Command line", pipelines="Pipelines", tutorials="Tutorials",
+                benchmarks="Benchmarks")  # floor by floor, then the pages for people
+
+
+def sidebar():
+    "The text of sidebar.yml: one section per folder in the order of the floors; a notebook beside the folders joins the section of its name."
+    pages = {}
+    for p in sorted(NBS.rglob("*.ipynb")):
+        rel = p.relative_to(NBS)
+        if any(part[0] in "._" for part in rel.parts) or rel.name == "index.ipynb": continue
+        room = rel.parts[0] if len(rel.parts) > 1 else nbpath2html(rel).stem
+        pages.setdefault(room, []).append(rel.as_posix())
+    if unknown := pages.keys() - SECTIONS.keys(): raise SystemExit(f"nbs/_site.py: no section for {sorted(unknown)}; known: {', '.join(SECTIONS)}")
+    contents = ["index.ipynb"] + [dict(section=title, contents=pages[room]) for room, title in SECTIONS.items() if room in pages]
+    return yaml.safe_dump({"website": {"sidebar": {"contents": contents}}}, sort_keys=False)
+
+
+def readme():
+    "The text of README.md: index.ipynb through nbdev's processors and nbconvert, its relative links seen from the repository's root."
+    drop = ["FrontmatterProc"] + ([] if get_config().doc_host else ["add_links"])
+    procs = [p for p in FilterDefaults().procs() if p.__name__ not in drop]
+    nb = NBProcessor(NBS/"index.ipynb", procs=procs, rm_directives="quarto", process=True).nb
+    nb.cells = [c for c in nb.cells if c.get("source")]
+    text, resources = MarkdownExporter().from_notebook_node(nbformat.reads(nb2str(nb), as_version=4))
+    if resources["outputs"]: raise SystemExit("nbs/index.ipynb: a picture as output has no place in README.md; save it in nbs/images and show it from a markdown cell")
+    text = re.sub(r"(?<=\]\()(?![a-z]+:|[#/])(\.\./)?", lambda m: "" if m[1] else "nbs/", text)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def plain_names(site):
+    "Take the numbers off the names of the pages in `site`, and of the links to them, as nbdev does for Quarto."
+    number = r"(?<![\w-])\d+[a-zA-Z0-9]*_(?=[\w-]+\.ipynb\b)"
+    for p in [site/"sidebar.yml", *site.rglob("*.ipynb")]: p.write_text(re.sub(number, "", p.read_text(encoding="utf-8")), encoding="utf-8")
+    for p in sorted(site.rglob("*.ipynb")): p.rename(nbpath2html(p).with_suffix(".ipynb"))
+    if not get_config().git_url:  # no public home yet, so no links to the source there
+        source = re.compile(r'\[source\]\([^)]*\)\{[^}]*\}')
+        for p in site.rglob("*.ipynb"):
+            nb = nbformat.read(p, as_version=4)
+            for out in (o for c in nb.cells for o in c.get("outputs", [])):
+                if md := out.get("data", {}).get("text/markdown"): out["data"]["text/markdown"] = source.sub("", md)
+            nbformat.write(nb, p)
+
+
+def mathml(page):
+    "Turn the TeX of an HTML `page` into MathML, which browsers show without a script, a font or a network."
+    def tex(m):
+        display = m[1] == "display"
+        return convert(html.unescape(m[2]).strip(), display="block" if display else "inline")
+    page = re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', tex, page, flags=re.S)
+    return re.sub(r'<(?:link|script)[^>]*/katex@[^>]*>(?:</script>)?\s*', "", page)
+
+
+def build():
+    "Build the site into _docs/; the exit code of the link check."
+    refresh_quarto_yml()
+    pages, docs = proc_nbs(n_workers=2), ROOT/"_docs"
+    with tempfile.TemporaryDirectory() as tmp:
+        site = Path(tmp)/"site"
+        shutil.copytree(pages, site, ignore=shutil.ignore_patterns("_docs"))
+        plain_names(site)
+        smalldocs = Path(sys.executable).parent/"smalldocs"
+        subprocess.run([smalldocs, "render", "--quiet", site], check=True)
+        shutil.rmtree(docs, ignore_errors=True)
+        shutil.move(site/docs.name, docs)
+        for p in docs.rglob("*.html"): p.write_text(mathml(p.read_text(encoding="utf-8")), encoding="utf-8")
+        return subprocess.run([smalldocs, "check", site]).returncode
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--readme", action="store_true", help="write README.md and the sidebar, build no site")
+    args = parser.parse_args()
+    os.chdir(ROOT)
+    (NBS/"sidebar.yml").write_text(sidebar(), encoding="utf-8")
+    (ROOT/"README.md").write_text(readme(), encoding="utf-8")
+    return 0 if args.readme else build()
+
+
+if __name__ == "__main__": sys.exit(main())
