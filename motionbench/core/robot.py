@@ -20,6 +20,7 @@ import yaml
 from .errors import ConfigError, RobotError
 from .kinematics import Tree, compile_tree, forward_kinematics
 from .motion import CONTACT_NAMES, Motion
+from .rotation import quat_rotate
 
 # %% ../../nbs/core/04_robot.ipynb #7c75efc8
 @dataclass(frozen=True, eq=False)
@@ -203,23 +204,32 @@ def _config_geoms(model, config, side):
 def find_mirror(
     model,  # `mujoco.MjModel`
     tree:Tree,  # its kinematic tree
-    tolerance:float=0.02,  # largest distance [m] between a mirrored body and its partner
+    tolerance:float=0.02,  # largest distance [m] between a mirrored joint and its partner's axis
 ):
     "Joint order `(J,)` and sign `(J,)` such that `sign * dof_pos[..., order]` is the mirrored pose; `None` if the robot is not symmetric."
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
     flip, ids = np.array([1, -1, 1]), _joint_ids(model, tree)
     anchor, axis, kind = data.xanchor[ids], data.xaxis[ids], model.jnt_type[ids]
-    reflected = np.where((kind == int(mujoco.mjtJoint.mjJNT_HINGE))[:, None], -axis*flip, axis*flip)
-    along = reflected @ axis.T
+    reflect = lambda a: a*flip*np.where(kind == int(mujoco.mjtJoint.mjJNT_HINGE), -1, 1)[:, None]
+    along = reflect(axis) @ axis.T
     cost = np.linalg.norm((anchor*flip)[:, None] - anchor[None], axis=-1) + 0.1*(1 - np.abs(along)) + 10*(kind[:, None] != kind)
     order = np.argmin(cost, axis=1)
     if len(set(order)) < len(order): return None
     sign = np.sign(along[np.arange(len(order)), order])
     q = np.random.default_rng(0).uniform(-0.5, 0.5, (8, len(order)))
-    stand, upright = np.zeros((8, 3)), np.tile([1., 0, 0, 0], (8, 1))
-    pose, image = (np.sort((forward_kinematics(tree, stand, upright, x)[0]*f).reshape(8, -1, 3), axis=1) for x, f in ((q, flip), (sign*q[:, order], 1)))
-    return (order, sign) if np.abs(pose - image).max() < tolerance else None
+    (p, a), (image_p, image_a) = _joint_lines(tree, q), _joint_lines(tree, sign*q[:, order])
+    to_line = np.cross(p*flip - image_p[:, order], image_a[:, order])
+    turned = np.abs((reflect(a)*image_a[:, order]).sum(-1))
+    return (order, sign) if np.linalg.norm(to_line, axis=-1).max() < tolerance and turned.min() > 0.99 else None
+
+
+def _joint_lines(tree, q):
+    "World anchors and axes `(T, J, 3)` of all joints in the poses `q` of a robot whose base stands at the origin."
+    pos, quat = forward_kinematics(tree, np.zeros((len(q), 3)), np.tile([1., 0, 0, 0], (len(q), 1)), q)
+    place = {slot: (b, axis, anchor) for b, joints in enumerate(tree.joints) for slot, _, axis, anchor, _ in joints}
+    lines = [(pos[:, b] + quat_rotate(quat[:, b], anchor), quat_rotate(quat[:, b], axis)) for b, axis, anchor in (place[i] for i in range(q.shape[1]))]
+    return tuple(np.stack(x, 1) for x in zip(*lines))
 
 # %% ../../nbs/core/04_robot.ipynb #731de068
 def _menagerie_roots():

@@ -77,7 +77,8 @@ def check_parameters(
     for name, value in values.items():
         if name not in known:
             near = get_close_matches(name, known, 1, 0.5)
-            raise ConfigError(f"{where} has no parameter {name!r}{f'; did you mean {near[0]!r}?' if near else ''} It has: {', '.join(map(str, known.values()))}".replace("' It", "'. It"))
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise ConfigError(f"{where} has no parameter {name!r}{hint} It has: {', '.join(map(str, known.values()))}")
         try: TypeAdapter(annotation_type(known[name].type)).validate_python(value, strict=True)
         except ValidationError: raise ConfigError(f"{where}: parameter {name} is {known[name].type}, got {value!r} ({type(value).__name__}): {known[name].why or 'see the notebook'}") from None
     return values
