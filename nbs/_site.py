@@ -31,7 +31,7 @@ def sidebar():
         room = rel.parts[0] if len(rel.parts) > 1 else nbpath2html(rel).stem
         pages.setdefault(room, []).append(rel.as_posix())
     if unknown := pages.keys() - SECTIONS.keys(): raise SystemExit(f"nbs/_site.py: no section for {sorted(unknown)}; known: {', '.join(SECTIONS)}")
-    contents = ["index.ipynb"] + [dict(section=title, contents=pages[room]) for room, title in SECTIONS.items() if room in pages]
+    contents = [dict(href="index.ipynb", text="Overview")] + [dict(section=title, contents=pages[room]) for room, title in SECTIONS.items() if room in pages]
     return yaml.safe_dump({"website": {"sidebar": {"contents": contents}}}, sort_keys=False)
 
 
@@ -57,15 +57,16 @@ def for_smalldocs(site):
         for cell in page.cells:
             if cell.cell_type == "raw": cell.source = re.sub(r"(?m)^output-file:.*\n", "", cell.source)
             for out in cell.get("outputs", []):
-                md = out.get("data", {}).get("text/markdown")
-                if md and not get_config().git_url:  # no public home yet, so no links to the source there
-                    out["data"]["text/markdown"] = re.sub(r"\[source\]\([^)]*\)\{[^}]*\}", "", md)
+                if md := out.get("data", {}).get("text/markdown"):
+                    md = md.replace("__main__.", "")  # where nbdev defines the types of a notebook's own signatures
+                    if not get_config().git_url: md = re.sub(r"\[source\]\([^)]*\)\{[^}]*\}", "", md)  # no public home yet to link to
+                    out["data"]["text/markdown"] = md
         nbformat.write(page, p)
         p.rename(nbpath2html(p).with_suffix(".ipynb"))
     for name in ("_quarto.yml", "nbdev.yml"):
         config = yaml.safe_load((site/name).read_text(encoding="utf-8"))
         config.pop("format-links", None)
-        if "format" in config: config["format"] = {"html": {k: v for k, v in config["format"]["html"].items() if k != "keep-md"}}
+        if "format" in config: config["format"] = {"html": {k: v for k, v in config["format"]["html"].items() if k not in ("keep-md", "grid")}}
         (site/name).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
 

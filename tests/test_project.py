@@ -1,9 +1,10 @@
 "The repository tells one story: notebooks and modules, settings and package, README and index, pins and ranges."
-import ast, configparser, importlib.util, json, os, re, shutil, subprocess, sys, tomllib
+import ast, configparser, importlib.util, re, shutil, subprocess, sys, tomllib
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 import nbformat, pytest, yaml
+from latex2mathml.converter import convert
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -74,6 +75,15 @@ def test_imports_stand_in_cells_of_their_own(path):
         tree = ast.parse(re.sub(r"(?m)^[%!].*$", "", cell.source))
         imports = any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.walk(tree))
         assert not imports or all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in tree.body), cell.source
+
+
+@by_path
+def test_formulas_can_be_shown(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type != "markdown": continue
+        for formula in re.findall(r"\$\$(.+?)\$\$", cell.source, flags=re.S):
+            assert not re.search(r"\\\\[A-Za-z]{2}", formula), f"backslash twice: {formula}"
+            convert(formula)
 
 
 @pytest.mark.parametrize("path", [p for p in NOTEBOOKS if "pipelines" in p.parts], ids=lambda p: p.name)

@@ -70,9 +70,10 @@ def check_stored(
     meta:dict,  # as stored
 )->AmpLayout:
     "The file's layout; `MotionFormatError` when numbers and metadata contradict each other."
-    joints, contacts, stated = (meta.get(k) for k in ("joint_names", "contact_names", "feature_dim"))
-    if joints is None or contacts is None or "version" not in meta: raise MotionFormatError(path, "no AMP metadata of ours (joint_names, contact_names, version)", "Convert the clip again")
-    try: layout = AmpLayout(joints, contacts, meta["version"])
+    need = dict(joint_names=list, contact_names=list, version=str, feature_dim=int, fps=float)
+    bad = [k for k, kind in need.items() if not isinstance(meta.get(k), kind)] if isinstance(meta, dict) else list(need)
+    if bad: raise MotionFormatError(path, f"its metadata does not state {', '.join(bad)}", "Convert the clip again")
+    try: layout, stated = AmpLayout(meta["joint_names"], meta["contact_names"], meta["version"]), meta["feature_dim"]
     except ConfigError as e: raise MotionFormatError(path, str(e)) from None
     if features.ndim != 2 or features.shape[1] != stated: raise MotionFormatError(path, f"feature_dim is {stated}, but features have shape {features.shape}")
     if layout.dim != stated: raise MotionFormatError(path, f"{len(layout.joint_names)} joint_names and {len(layout.contact_names)} contacts make {layout.dim} features, but feature_dim is {stated}")
@@ -89,16 +90,19 @@ def read_amp(
     if path.suffix == ".pkl":
         data = safe_pickle.load(path)
         data = data if isinstance(data, dict) else {}
-        meta = data.get("amp_metadata") or {}
-        if isinstance(data.get("root_rot"), np.ndarray): data["root_quat"] = data["root_rot"][:, [3, 0, 1, 2]]
-        if meta and data.get("joint_names") != meta.get("joint_names"): raise MotionFormatError(path, "joint_names and amp_metadata name different joints")
-        meta = {**meta, **({"feature_dim": data["feature_dim"]} if "feature_dim" in data else {})}
+        meta = data.get("amp_metadata") if isinstance(data.get("amp_metadata"), dict) else {}
+        for k in ("joint_names", "feature_dim", "fps"):
+            if meta and repr(data.get(k)) != repr(meta.get(k)): raise MotionFormatError(path, f"{k} is {data.get(k)}, but amp_metadata says {meta.get(k)}")
+        rot = data.get("root_rot")
+        if isinstance(rot, np.ndarray) and rot.shape[-1:] == (4,): data["root_quat"] = rot[..., [3, 0, 1, 2]]
     else:
         try:
             with np.load(path, allow_pickle=False) as z: data = {k: z[k] for k in z.files}
             meta = json.loads(str(data.get("metadata", "{}")))
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e: raise MotionFormatError(path, f"is no AMP file ({e})") from None
-    lost = [k for k in need if not isinstance(data.get(k), np.ndarray)]
+    lost = [k for k in need if getattr(data.get(k), "dtype", np.dtype("O")).kind != "f"]
     if lost: raise MotionFormatError(path, f"lacks {', '.join(lost)}", f"It has {', '.join(sorted(data)) or 'nothing'}")
-    layout = check_stored(path, data["features"], meta)
+    layout, rows = check_stored(path, data["features"], meta), len(data["features"])
+    for k, n in (("root_pos", 3), ("root_quat", 4)):
+        if data[k].shape != (rows, n): raise MotionFormatError(path, f"{k} has shape {data[k].shape}, expected ({rows}, {n})")
     return AmpClip(*(data["features"].astype(np.float64), layout, float(meta["fps"]), *(data[k].astype(np.float64) for k in need[1:])), meta)

@@ -96,7 +96,9 @@ def joint_order(
     where = "the robot config" if config is None or isinstance(config, dict) else Path(config).name
     config = robot_config(robot, config)
     if config is None: return tuple(robot.joint_names), f"model order of {robot.name}"
-    names = check_unique("actuators.joints", config["actuators"]["joints"])
+    joints = (config.get("actuators") or {}).get("joints")
+    if not isinstance(joints, (list, tuple)): raise ConfigError(f"{where}: actuators.joints must be a list of joint names, it is {joints!r}")
+    names = check_unique("actuators.joints", joints)
     name_indices(names, robot.joint_names, f"actuators.joints of {where} and the joints of {robot.name}")
     return names, f"actuators.joints of {where}"
 
@@ -117,7 +119,8 @@ def robot_layout(
     "The layout for this robot; `ConfigError` when the config's joints or its `dimensions.amp_feature_dim` disagree."
     if contacts and not robot.contact_names: raise ConfigError(f"{robot.name} has no foot geometry, so there are no contacts; name it under `feet` in a robot config")
     layout = AmpLayout(joint_order(robot, config)[0], robot.contact_names if contacts else ())
-    stated = ((robot_config(robot, config) or {}).get("dimensions") or {}).get("amp_feature_dim")
+    dimensions = (robot_config(robot, config) or {}).get("dimensions")
+    stated = dimensions.get("amp_feature_dim") if isinstance(dimensions, dict) else None
     if contacts and stated is not None and stated != layout.dim:
         raise ConfigError(f"dimensions.amp_feature_dim is {stated}, but {len(layout.joint_names)} joints and {len(layout.contact_names)} contacts make {layout.dim}")
     return layout

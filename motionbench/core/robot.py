@@ -309,9 +309,10 @@ def load_robot_config(
     "The configuration of the WildRobot guide (`actuators.joints`, `dimensions`, `feet`); `ConfigError` if it lacks the joint order."
     path = Path(path)
     if not path.is_file(): raise ConfigError(f"{path}: no such robot config")
-    try: config = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as e: raise ConfigError(f"{path}: not YAML: {' '.join(str(e).split())}") from e
-    joints = ((config or {}).get("actuators") or {}).get("joints") if isinstance(config, dict) else None
+    try: config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as e: raise ConfigError(f"{path}: not YAML: {' '.join(str(e).split())}") from e
+    actuators = config.get("actuators") if isinstance(config, dict) else None
+    joints = actuators.get("joints") if isinstance(actuators, dict) else None
     if not (isinstance(joints, list) and joints and all(isinstance(j, str) for j in joints)):
         raise ConfigError(f"{path}: no list of joint names under actuators.joints, which fixes the joint order")
     return config

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DIRECTIONS', 'REST', 'SPINE', 'DERIVED', 'REQUIRED', 'CMU', 'LAFAN1', 'BANDAI', 'SKELETONS', 'LIMBS', 'axes_quat',
-           'Skeleton', 'load_joint_map', 'limb_errors', 'recognise', 'straighten', 'derive_missing', 'body_height',
+           'Skeleton', 'load_joint_map', 'limb_errors', 'recognise', 'straighten', 'derive_missing', 'height_from_legs',
            'to_canonical']
 
 # %% ../../nbs/io/03_canonical.ipynb #ca2c328f
@@ -168,24 +168,22 @@ def derive_missing(
 )->list[str]:
     "Fill in the joints that are not there, in place; returns their names."
     missing = [j for j in DERIVED if j not in pos]
-    for j in [j for j in SPINE if j in missing]:
-        k = SPINE.index(j)
-        low = SPINE[k-1]
-        up = next(s for s in SPINE[k+1:] if s not in missing)
+    for k, j in enumerate(SPINE):
+        if j not in missing: continue
+        low, up = SPINE[k-1], next(s for s in SPINE[k+1:] if s in pos)
         f = 1/(SPINE.index(up) - k + 1)
         pos[j] = (1 - f)*pos[low] + f*pos[up]
         quat[j] = slerp(np.stack([quat[low], quat[up]]), np.array([f]))[0]
-        missing = [m for m in missing if m != j]
     for side in ("left", "right"):
         if f"{side}_collar" in missing:
             pos[f"{side}_collar"], quat[f"{side}_collar"] = (pos["neck"] + pos[f"{side}_shoulder"])/2, quat["spine3"]
         if f"{side}_foot" in missing:
             q = quat[f"{side}_ankle"]
             pos[f"{side}_foot"], quat[f"{side}_foot"] = pos[f"{side}_ankle"] + quat_rotate(q, height*np.array([0, -.028, .086])), q
-    return [j for j in DERIVED if j not in {*pos} - {*DERIVED}]
+    return missing
 
-# %% ../../nbs/io/03_canonical.ipynb #76323964
-def body_height(
+# %% ../../nbs/io/03_canonical.ipynb #cf71e246
+def height_from_legs(
     pos:np.ndarray,  # canonical joints `(..., 22, 3)` m
 )->float:
     "Body height in m from the leg: hip to ankle along the bones is 49.1 % of it (0.530 - 0.039) [Drillis and Contini 1966]; median over frames, mean of both legs."
@@ -206,9 +204,8 @@ def to_canonical(
     offset = {j: quat_mul(quat_conj(tpose[j]), REST) for j in skeleton.joints}
     p = {j: pos[s] for j, s in skeleton.joints.items()}
     q = {j: quat_mul(quat[s], offset[j]) for j, s in skeleton.joints.items()}
-    height = body_height(np.stack([p.get(j, p["pelvis"]) for j in SMPLX_JOINTS], 1))
-    derived = sorted(set(DERIVED) - set(p))
-    derive_missing(p, q, height)
+    height = height_from_legs(np.stack([p.get(j, p["pelvis"]) for j in SMPLX_JOINTS], 1))
+    derived = derive_missing(p, q, height)
     steps = [{"step": "to_canonical", "skeleton": skeleton.name, "derived": derived}]
     return HumanMotion(fps, np.stack([p[j] for j in SMPLX_JOINTS], 1), np.stack([q[j] for j in SMPLX_JOINTS], 1), SMPLX_JOINTS, SMPLX_PARENTS, height,
                        source={**(source or {}), "steps": [*(source or {}).get("steps", []), *steps]})

@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Callable
 
-from ..core.errors import InvalidMotion, MotionFormatError
-from .files import check_file
+from ..core.errors import MotionFormatError
+from .files import check_file, reading
 
 # %% ../../nbs/io/01_registry.ipynb #ee3d8e71
 class Probe:
@@ -115,5 +115,4 @@ def read_motion(
     f = sniff(path)
     wrong = sorted(set(options) - set(f.options))
     if wrong: raise MotionFormatError(path, f"the {f.name} reader has no option {', '.join(wrong)}", f"It has: {', '.join(f.options) or 'none'}")
-    try: return f.read(path, **options)
-    except InvalidMotion as e: raise MotionFormatError(path, str(e), f"The file was read as {f.name}; the numbers in it are no motion") from None
+    with reading(path, f.name): return f.read(path, **options)

@@ -117,7 +117,7 @@ def in_workers(
     left, owner = {c.name: c for c in clips}, os.getpid()
     while left:
         try:
-            for result in _parallel(function, left.values(), out, step, parameters, jobs, owner):
+            for result in _parallel(function, list(left.values()), out, step, parameters, jobs, owner):
                 left.pop(result.name)
                 yield result
             return
