@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nbformat, yaml
 from fastcore.nbio import nb2str
-from latex2mathml.converter import convert
+from math_core import LatexToMathML
 from nbconvert import MarkdownExporter
 from nbdev.config import get_config, nbpath2html
 from nbdev.process import NBProcessor
@@ -31,7 +31,12 @@ def sidebar():
         room = rel.parts[0] if len(rel.parts) > 1 else nbpath2html(rel).stem
         pages.setdefault(room, []).append(rel.as_posix())
     if unknown := pages.keys() - SECTIONS.keys(): raise SystemExit(f"nbs/_site.py: no section for {sorted(unknown)}; known: {', '.join(SECTIONS)}")
-    contents = [dict(href="index.ipynb", text="Overview")] + [dict(section=title, contents=pages[room]) for room, title in SECTIONS.items() if room in pages]
+    contents = [dict(href="index.ipynb", text="Overview")]
+    for room, title in SECTIONS.items():
+        match pages.get(room, []):
+            case []: pass
+            case [page] if "/" not in page: contents.append(dict(href=page, text=title))
+            case found: contents.append(dict(section=title, contents=found))
     return yaml.safe_dump({"website": {"sidebar": {"contents": contents}}}, sort_keys=False)
 
 
@@ -72,9 +77,8 @@ def for_smalldocs(site):
 
 def mathml(page):
     "Turn the TeX of an HTML `page` into MathML, which browsers show without a script, a font or a network."
-    def tex(m):
-        display = m[1] == "display"
-        return convert(html.unescape(m[2]).strip(), display="block" if display else "inline")
+    latex = LatexToMathML()
+    def tex(m): return latex.convert_with_local_state(html.unescape(m[2]).strip(), displaystyle=m[1] == "display")
     page = re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', tex, page, flags=re.S)
     return re.sub(r'<(?:link|script)[^>]*/katex@[^>]*>(?:</script>)?\s*', "", page)
 

@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 import nbformat, pytest, yaml
-from latex2mathml.converter import convert
+from math_core import LatexToMathML
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -83,7 +83,7 @@ def test_formulas_can_be_shown(path):
         if cell.cell_type != "markdown": continue
         for formula in re.findall(r"\$\$(.+?)\$\$", cell.source, flags=re.S):
             assert not re.search(r"\\\\[A-Za-z]{2}", formula), f"backslash twice: {formula}"
-            convert(formula)
+            LatexToMathML().convert_with_local_state(formula, displaystyle=True)
 
 
 @pytest.mark.parametrize("path", [p for p in NOTEBOOKS if "pipelines" in p.parts], ids=lambda p: p.name)

@@ -187,7 +187,7 @@ def draw_strip(
 ):
     "Draw stick figures into `ax` and return it."
     import matplotlib.pyplot as plt
-    ax = ax or plt.subplots(figsize=(7, 2.2), dpi=70)[1]
+    ax = ax or plt.subplots(figsize=(6, 2), dpi=40)[1]
     sign = 1 if axis == 0 else -1
     for i, t in enumerate(frames):
         p = human.joint_pos[t]

@@ -139,22 +139,23 @@ def _jump_plan(fig, rise, stand_height, take_off):
 def _jump_feet(fig, rise, ts, t, width):
     "Feet, their pitch and their contacts."
     off, on = ts[3], ts[4]
-    times = [0, off - 0.17, off - 0.08, off, off + 0.1, on - 0.12, on, on + 0.1, on + 60]
+    fly = on - off
+    times = [0, off - 0.17, off - 0.08, off, off + 0.2*fly, on - 0.25*fly, on, on + 0.1, on + 60]
     pitch = np.radians(PchipInterpolator(times, [0, 0, 14, 48, 60, 32, 24, 0, 0])(t))
     u = np.clip((t - off)/(on - off), 0, 1)
     u = 4*u*(1 - u)
     toe, heel = (t <= off) | (t >= on), (t <= off - 0.17) | (t >= on + 0.1)
-    return _feet(fig, len(t), width, pitch, 1.15*rise*u*u/(u + 0.15)), pitch, np.stack([toe, heel, toe, heel], 1)
+    return _feet(fig, len(t), width, pitch, 1.25*rise*u*u/(u + 0.25)), pitch, np.stack([toe, heel, toe, heel], 1)
 
 # %% ../../nbs/core/06_gait.ipynb #f398484e
 def _take_off(fig, rise, h, ankle_x, width):
     "Height of the pelvis at take-off: the legs never straighten beyond 8 degrees of knee flexion."
-    low, high, reach = h - 0.06*fig.height, h + 0.12*fig.height, knee_reach(fig, np.radians(8))
+    low, high, reach = h - 0.15*fig.height, h + 0.12*fig.height, knee_reach(fig, np.radians(8))
     for _ in range(24):
         mid = (low + high)/2
         ts, z = _jump_plan(fig, rise, h, mid)
         t = np.linspace(ts[2], ts[5], 240)
-        hip = np.stack([_jump_sway(fig, ts)(t) + ankle_x, 0*t, z(t)[:, 0]], -1) + fig.bone("left_hip")
+        hip = np.stack([_jump_sway(fig, ts)(t) + ankle_x, 0*t, z(t)[:, 0]], -1) + quat_rotate(rotate("y", 0.45*_jump_lean(ts)(t)), fig.bone("left_hip"))
         fits = np.linalg.norm(_jump_feet(fig, rise, ts, t, width)[0]["left"][0] - hip, axis=1).max() < reach
         low, high = (mid, high) if fits else (low, mid)
     return low
@@ -166,14 +167,19 @@ def _jump_sway(fig, ts):
     return lambda t: BPoly.from_derivatives(ts, np.stack([x, 0*x, 0*x], 1)[..., None])(np.minimum(t, ts[-1]))[:, 0]
 
 
+def _jump_lean(ts):
+    "How far the trunk leans, as a share of the deepest, as a function of time."
+    return PchipInterpolator([*ts, ts[-1] + 60], [0, 0, 1, 0.05, 0.15, 0.75, 0, 0])
+
+
 def jump(
-    rise:float=0.3,  # m the pelvis rises in flight, 0.05 to 0.6
+    rise:float=0.3,  # m the pelvis rises in flight, 0.03 to 0.25 of the height
     duration:float=3.0,  # s; the jump itself takes about 2.7
     height:float=1.7,  # m
     fps:float=60.0,  # frames per second
 )->HumanMotion:
     "A jump on the spot with a countermovement; in flight the pelvis falls with exactly `G`."
-    if not 0.05 <= rise <= 0.6: raise InvalidMotion(f"rise is {rise} m, expected 0.05 to 0.6")
+    if not 0.03*height <= rise <= 0.25*height: raise InvalidMotion(f"rise is {rise} m, expected {0.03*height:.2f} to {0.25*height:.2f} for a height of {height} m")
     fig, t = figure(height), _times(duration, fps)
     width, knee = 0.13*height, np.full(1, np.radians(15))
     start = _stand_pelvis(fig, knee, np.full(1, 0.01*height), width, np.zeros(1))[0]
@@ -181,9 +187,9 @@ def jump(
     if duration < ts[-1]: raise InvalidMotion(f"duration is {duration} s, this jump takes {ts[-1]:.2f} s")
     feet, pitch, contacts = _jump_feet(fig, rise, ts, t, width)
     pelvis = np.stack([start[0] + _jump_sway(fig, ts)(t), 0*t, z(np.minimum(t, ts[-1]))[:, 0]], -1)
-    smooth = lambda *y: PchipInterpolator([*ts, ts[-1] + 60], [*y, y[-1]])(t)
-    lean = smooth(0, 0, 1, 0.05, 0.15, 0.75, 0)
-    hands = dict(flexion=np.radians(smooth(1, 1, -45, 140, 95, 35, 1)), abduction=0.15, elbow=0.3 + 0.4*lean)
+    lean = _jump_lean(ts)(t)
+    swing = PchipInterpolator([0, 0.4, ts[2] - 0.12, ts[3] + 0.4*(ts[4] - ts[3]), ts[5], ts[6], ts[6] + 60], [1, 1, -45, 125, 35, 1, 1])(t)
+    hands = dict(flexion=np.radians(swing), abduction=0.15, elbow=0.3 + 0.4*lean)
     hold = _hold(0.45*lean, 0.75*lean, 0.2*lean, np.minimum(pitch, 0), left=hands, right=hands)
     return _in_place("jump", fig, fps, t, pelvis, feet, hold, contacts, rise=float(rise), take_off=float(ts[3]), landing=float(ts[4]))
 

@@ -24,7 +24,8 @@ def amass_poses(
     a:dict,  # arrays of the file
 )->tuple[np.ndarray, np.ndarray, str]:
     "Root rotations `(T, 3)`, rotations of joints 1 to 21 `(T, 63)`, both rotation vectors in rad, and the body kind."
-    kind = str(a["surface_model_type"]) if "surface_model_type" in a else None
+    said = str(a["surface_model_type"]) if "surface_model_type" in a else ""            # also smplx_locked_head
+    kind = next((k for k in WIDTHS.values() if said.startswith(k)), None)
     if "root_orient" in a and "pose_body" in a:
         return check_array("root_orient", a["root_orient"], (None, 3)), check_array("pose_body", a["pose_body"], (None, 63)), kind or "smplx"
     if "poses" not in a: raise MotionFormatError(path, "has neither poses nor root_orient and pose_body", "Is it an AMASS motion file?")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from ..core.errors import MotionFormatError
+from ..core.errors import ConfigError, MotionFormatError
 from ..core.motion import SMPLX_JOINTS, HumanMotion
 from ..core.rotation import quat_conj, quat_log, quat_mul, quat_rotate
 from .canonical import LIMBS, REST, SKELETONS, Skeleton, axes_quat, load_joint_map, recognise, straighten, to_canonical
@@ -243,9 +243,8 @@ def bvh_skeleton(
 def bvh_tpose(
     bvh:Bvh,  # the file
     skeleton:Skeleton,  # the map
-    up:str,  # `y` or `z`
 )->dict:
-    "Canonical joint -> T-pose orientation facing +x: from the skeleton's table, or from its rest pose."
+    "Canonical joint -> T-pose orientation facing +x: from the skeleton's table, or from its rest pose (whose own up axis counts)."
     if isinstance(skeleton.tpose, dict): return {j: axes_quat(skeleton.tpose[j]) for j in skeleton.joints}
     if skeleton.tpose == "zero":
         keep = np.array([c.endswith("position") for channels in bvh.channels for c in channels])
@@ -253,8 +252,10 @@ def bvh_tpose(
     else:
         if not -len(bvh.values) <= skeleton.tpose < len(bvh.values): raise bvh.refuse(f"the joint map says tpose: {skeleton.tpose}, but there are {len(bvh.values)} frames")
         values = bvh.values[[skeleton.tpose]]
-    pos, quat = to_world(*bvh_kinematics(bvh, values), up)
-    return straighten(skeleton, {j: (pos[s][0], quat[s][0]) for j, s in skeleton.joints.items()})
+    pos, quat = bvh_kinematics(bvh, values)
+    pos, quat = to_world(pos, quat, detect_up(bvh, skeleton, pos))
+    try: return straighten(skeleton, {j: (pos[s][0], quat[s][0]) for j, s in skeleton.joints.items()})
+    except ConfigError as e: raise bvh.refuse(str(e)) from None
 
 
 def to_world(
@@ -283,7 +284,7 @@ def read_bvh(
     scale, axis = detect_unit(bvh, skeleton, unit), up or detect_up(bvh, skeleton, pos)
     pos, quat = to_world(pos, quat, axis)
     source = {"file": str(path), "format": "BVH", "steps": [{"step": "read_bvh", "skeleton": skeleton.name, "unit_m": scale, "unit_given": unit is not None, "up": axis, "frame_time": bvh.frame_time}]}
-    with reading(path, "BVH"): human = to_canonical(skeleton, {k: p*scale for k, p in pos.items()}, quat, bvh_tpose(bvh, skeleton, axis), frame_rate(bvh.frame_time), source)
+    with reading(path, "BVH"): human = to_canonical(skeleton, {k: p*scale for k, p in pos.items()}, quat, bvh_tpose(bvh, skeleton), frame_rate(bvh.frame_time), source)
     drop = starts_with_tpose(human) if drop_tpose == "auto" else drop_tpose
     if not drop: return human
     if len(human) < 2: raise bvh.refuse("only frame 0, the T-pose, is in this file", "Say drop_tpose=False to keep it")

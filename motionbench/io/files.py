@@ -94,7 +94,7 @@ def _member(z, info, path, skip_objects):
             raise MotionFormatError(path, f"{info.filename} holds Python objects, which are not read", "Save it as a numeric or text array")
         data = f.read()
     if len(data) != math.prod(shape)*dtype.itemsize: raise MotionFormatError(path, f"{info.filename} says shape {shape} of {dtype} but holds {len(data)} bytes", "The file is damaged")
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    return np.frombuffer(bytearray(data), dtype).reshape(shape, order="F" if fortran else "C") if data else np.zeros(shape, dtype)
 
 # %% ../../nbs/io/00_files.ipynb #b8cfea89
 @contextmanager

@@ -86,9 +86,9 @@ def register(
 
 # %% ../../nbs/io/01_registry.ipynb #39d40e7c
 def all_formats()->tuple[Format, ...]:
-    "Every registered format, ours loaded first."
+    "Every registered format, by name, so that the order does not depend on who was imported first."
     for m in _MODULES: importlib.import_module(f"motionbench.io.{m}")
-    return tuple(_FORMATS.values())
+    return tuple(_FORMATS[name] for name in sorted(_FORMATS))
 
 
 def formats()->list[dict]:

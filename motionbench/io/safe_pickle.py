@@ -90,8 +90,12 @@ def _ordered_dict():
     return {}
 
 
+def _no_bytes():
+    return b""
+
+
 _NAMES = {("numpy", "ndarray"): _ndarray, ("numpy", "dtype"): _Dtype, ("_codecs", "encode"): _encode, ("collections", "OrderedDict"): _ordered_dict,
-          **{(m, "bytearray"): _bytearray for m in ("builtins", "__builtin__")},
+          **{(m, n): f for m in ("builtins", "__builtin__") for n, f in (("bytearray", _bytearray), ("bytes", _no_bytes))},
           **{(f"numpy.{core}.{m}", n): f for core in ("core", "_core")
              for m, n, f in (("multiarray", "_reconstruct", _reconstruct), ("multiarray", "scalar", _scalar), ("numeric", "_frombuffer", _frombuffer))}}
 

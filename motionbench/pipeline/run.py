@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OURS', 'UNCOUNTED', 'COLUMNS', 'load_pipeline', 'pipeline_model', 'step_parameters', 'step_key', 'listing',
-           'note_path', 'finish_step', 'is_finished', 'Summary', 'summarise', 'run', 'remember', 'recall']
+           'note_path', 'finish_step', 'is_finished', 'Summary', 'summarise', 'remember', 'recall', 'run']
 
 # %% ../../nbs/pipeline/07_run.ipynb #69ffd928
 import os, time
@@ -151,6 +151,12 @@ class Summary:
         "How many clips did not pass the audit."
         return sum(bool(row.get("failed_gates")) for row in self.clips)
 
+    def closing(self):
+        "The last line: what came out and where it is."
+        graded = [row for row in self.clips if "grade" in row]
+        parts = [f"{len(self.clips)} clips", *([f"{len(graded) - self.bad_grades} of {len(graded)} pass the audit"] if graded else []), f"{len(self.failed)} failed", f"{len(self.skipped)} files skipped"]
+        return f"{', '.join(parts)}. Everything is in {self.out}; summary.md and reports/ are to be read."
+
     def dict(self):
         "All of it, JSON-able."
         return {"out": str(self.out), "clips": self.clips, "failed": list(self.failed), "skipped": list(self.skipped), "steps": self.steps}
@@ -175,6 +181,23 @@ def summarise(
         skipped += step.skipped
     return Summary(Path(out), list(clips.values()), Table(failed, ["step", "robot", "clip", "error"]), Table(skipped), steps)
 
+# %% ../../nbs/pipeline/07_run.ipynb #c65c2e56
+def remember(
+    out,  # the run's folder
+    arguments:dict,  # of `run`, JSON-able
+):
+    "Note the arguments of a run."
+    write_json(Path(out).expanduser()/".motionbench"/"run.json", arguments)
+
+
+def recall(
+    out,  # the run's folder
+)->dict:
+    "The noted arguments; `ConfigError` if there is nothing to go on with."
+    arguments = read_json(Path(out).expanduser()/".motionbench"/"run.json")
+    if arguments is None: raise ConfigError(f"{out}: no run to resume here; start one without --resume")
+    return arguments
+
 # %% ../../nbs/pipeline/07_run.ipynb #3b24a7db
 def run(
     pipeline=None,  # YAML file; None: the default pipeline
@@ -196,6 +219,8 @@ def run(
     body_models = body_models or os.environ.get("MOTIONBENCH_BODY_MODELS", "")
     common = {"source": str(Path(source).expanduser().resolve()) if source else "", "robot": robot, "out": str(out), "body_models": body_models, "n_jobs": n_jobs, "force": force}
     parameters = step_parameters(spec, common | ({"fps": float(fps)} if fps else {}), typed)
+    remember(out, {"pipeline": str(Path(pipeline).expanduser().resolve()) if pipeline else None, "source": common["source"], "robot": robot, "engine": engine, "fps": fps,
+                   "body_models": body_models, "typed": list(typed)})
     steps = []
     for i, s in enumerate(spec.steps):
         began, report, key = time.perf_counter(), out/"reports"/f"{i + 1}0_{s.name}.ipynb", step_key(s.notebook, parameters[s.name])
@@ -211,20 +236,3 @@ def run(
     write_json(out/"summary.json", summary.dict())
     with atomic_path(out/"summary.md") as part: Path(part).write_text(summary.markdown(), encoding="utf-8")
     return summary
-
-# %% ../../nbs/pipeline/07_run.ipynb #c65c2e56
-def remember(
-    out,  # the run's folder
-    arguments:dict,  # of `run`, JSON-able
-):
-    "Note the arguments of a run."
-    write_json(Path(out).expanduser()/".motionbench"/"run.json", arguments)
-
-
-def recall(
-    out,  # the run's folder
-)->dict:
-    "The noted arguments; `ConfigError` if there is nothing to go on with."
-    arguments = read_json(Path(out).expanduser()/".motionbench"/"run.json")
-    if arguments is None: raise ConfigError(f"{out}: no run to resume here; start one without --resume")
-    return arguments

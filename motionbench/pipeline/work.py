@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['MOTION_SUFFIXES', 'find_files', 'recognise', 'clip_names', 'cached_robot', 'read_human', 'read_robot_motion',
-           'bundled_folder', 'write_bundled', 'retarget_clip', 'audit_clip', 'amp_clip']
+           'bundled_folder', 'write_bundled', 'about', 'retarget_file', 'retarget_clip', 'retarget_row', 'audit_clip',
+           'amp_clip']
 
-# %% ../../nbs/pipeline/05_work.ipynb #75c25451
+# %% ../../nbs/pipeline/05_work.ipynb #5cbd5dbb
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from ..core.errors import MotionbenchError, MotionFormatError, RobotError
+from ..core.errors import InvalidMotion, MotionbenchError, MotionFormatError, RobotError
 from .cache import stamp, write_json
 from .clips import Clip, map_clips
 
@@ -117,24 +119,47 @@ def write_bundled(
     write_npz(_bundled()[name], outputs[0])
     return {"frames": _bundled()[name].n_frames}
 
-# %% ../../nbs/pipeline/05_work.ipynb #a7edb457
-def retarget_clip(
-    inputs:list, outputs:list, # one file of human motion; our `.npz` and GMR's `.pkl`
+# %% ../../nbs/pipeline/05_work.ipynb #e441bb26
+@contextmanager
+def about(
+    path,  # the file in work
+):
+    "An `InvalidMotion` raised inside names the file."
+    try: yield
+    except InvalidMotion as e: raise MotionFormatError(path, str(e)) from None
+
+
+def retarget_file(
+    path,  # a file of human motion
     robot:str,  # name or model file
     solver:str="gauss_newton",  # or mink
     fps:float|None=None,  # of the result; None keeps the clip's
     config:str="",  # retarget config (ours or GMR's); empty: the bundled one
     body_models:str="",  # folder of SMPL-X model files
+):
+    "The file's motion on the robot, a `Motion`."
+    from motionbench.retarget.clip import retarget
+    with about(path): return retarget(read_human(path, body_models), cached_robot(robot), config or None, solver, fps)
+
+
+def retarget_clip(
+    inputs:list, outputs:list, # one file of human motion; our `.npz` and GMR's `.pkl`
+    **how,  # as in `retarget_file`
 )->dict:
-    "Retarget one file."
+    "Retarget one file, write it."
     from motionbench.io.gmr import write_gmr
     from motionbench.io.native import write_npz
-    from motionbench.retarget.clip import retarget
-    human = read_human(inputs[0], body_models)
-    motion = retarget(human, cached_robot(robot), config or None, solver, fps)
+    motion = retarget_file(inputs[0], **how)
     write_npz(motion, outputs[0])
     write_gmr(motion, outputs[1])
-    return {"frames": motion.n_frames, "fps": motion.fps, "seconds": round(motion.duration, 4), "format": (human.source or {}).get("format"),
+    return retarget_row(motion)
+
+
+def retarget_row(
+    motion,  # fresh from `retarget`
+)->dict:
+    "What is said of a retargeted clip."
+    return {"frames": motion.n_frames, "fps": motion.fps, "seconds": round(motion.duration, 4), "format": motion.source.get("format"),
             "tracking_cm": round(100*float(motion.extra["tracking_pos_error"].mean()), 3), "tracking_deg": round(float(motion.extra["tracking_rot_error"].mean())*57.29578, 3)}
 
 
@@ -148,7 +173,7 @@ def audit_clip(
     from motionbench.audit.report import audit_dict, save_figure
     from motionbench.audit.audit import audit_motion
     motion, robot = read_robot_motion(inputs[0], robot)
-    audit = audit_motion(motion, robot, load_gates(gates) if gates else None)
+    with about(inputs[0]): audit = audit_motion(motion, robot, load_gates(gates) if gates else None)
     write_json(outputs[0], audit_dict(audit))
     save_figure(audit, outputs[1])
     failed = [g.name for g in audit.gates if not g.passed]
@@ -165,7 +190,7 @@ def amp_clip(
     from motionbench.amp.features import amp_features
     from motionbench.amp.files import write_amp, write_joint_order
     motion, robot = read_robot_motion(inputs[0], robot)
-    clip = amp_features(motion, robot, fps, robot_config or None)
+    with about(inputs[0]): clip = amp_features(motion, robot, fps, robot_config or None)
     for path in outputs[:2]: write_amp(clip, path, order=False)
     write_joint_order(clip, outputs[2])
     contact = {n: round(float(x), 3) for n, x in zip(clip.layout.contact_names, clip["foot_contacts"].mean(0))}

@@ -51,6 +51,7 @@ def fit_config(
     bodies:dict,  # robot body -> (human joint, position weight, rotation weight)
     reference_pose:dict,  # robot joint -> rad, the pose that equals the T-pose
     landmarks:dict,  # human joint -> robot body whose origin lies there, where it is not the tracked one
+    start_pose:dict={},  # robot joint -> rad, where the solver starts
 )->RetargetConfig:
     "The config with scales and offsets fitted; `ConfigError` if a name is wrong."
     human, height = human_t_pose()
@@ -71,7 +72,7 @@ def fit_config(
                  position_offset=quat_rotate(quat_conj(quat[body]), pos[body] - start[joint]).round(4)) for body, (joint, wp, wr) in bodies.items()]
     return RetargetConfig(robot=robot.name, robot_root=robot_root, root_joints=("left_hip", "right_hip"), root_scale=round(leg, 4), human_height=round(height, 3),
                           scale={j: round(scale[j], 4) for j in joints}, anchor=anchor, anchor_offset={j: v.round(4) for j, v in offset.items()},
-                          reference_pose=reference_pose, landmarks=landmarks, bodies=rows)
+                          reference_pose=reference_pose, start_pose=start_pose, landmarks=landmarks, bodies=rows)
 
 # %% ../../nbs/retarget/06_fit.ipynb #4b2f7ff5
 def config_yaml(

@@ -150,7 +150,7 @@ def substitute(
     return d
 
 # %% ../../nbs/retarget/03_solver.ipynb #fedd4ad0
-DAMPING = (10., 10., 10., 30., 30.)
+DAMPING = (10., 10., 10., 10., 30., 30.)
 MAX_STEP = 1.0   # rad (m for slides)
 
 
@@ -245,8 +245,8 @@ def solve(
     "The poses of all T frames."
     wp2, wr2 = np.square(position_weight).astype(dtype), np.square(rotation_weight).astype(dtype)
     parts = []
-    for start in range(0, len(pos), CHUNK):
-        part = slice(start, start + CHUNK)
+    for first in range(0, len(pos), CHUNK):
+        part = slice(first, first + CHUNK)
         parts.append(solve_chunk(tree, pos[part], quat[part], wp2, wr2, root, start or {}, dtype))
         if progress: progress(len(parts[-1].q))
     return Solution(*(np.concatenate([getattr(s, k) for s in parts]) for k in Solution.__dataclass_fields__))
