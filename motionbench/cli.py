@@ -235,8 +235,7 @@ def add_audit(commands):
 def command_audit(args)->int:
     "Grade files and folders."
     from tempfile import TemporaryDirectory
-    from motionbench.pipeline.steps import audit_folder
-    from motionbench.pipeline.tables import Table
+    from motionbench.pipeline.steps import audit_folder, audit_table
     rows, failed, skipped = [], [], []
     with TemporaryDirectory(prefix="motionbench-") as scratch:
         for source in args.source:

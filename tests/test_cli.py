@@ -128,3 +128,107 @@ def test_bad_files_of_a_folder_are_listed_and_the_rest_is_made(cli, tmp_path):
                            *(f"retarget/biped/deep/run.{s}" for s in ("npz", "pkl")), *(f"audit/biped/deep/run.{s}" for s in ("json", "png")),
                            *(f"amp/biped/deep/run_amp.{s}" for s in ("npz", "pkl", "joint_order.json"))])
     assert not (tmp_path/"bomb_went_off").exists()
+
+
+# ---- run, end to end
+
+@pytest.fixture(scope="module")
+def walks(tmp_path_factory):
+    "Two short bundled clips as files, in folders, beside a file that is no motion."
+    from motionbench.core.gait import walk
+    from motionbench.io.native import write_npz
+    folder = tmp_path_factory.mktemp("walks")
+    for name, speed in (("day1/slow", 0.8), ("day2/fast", 1.4)):
+        (folder/name).parent.mkdir()
+        write_npz(walk(speed, 1.5), folder/f"{name}.npz")
+    (folder/"notes.txt").write_text("two roads diverged")
+    return folder
+
+
+def files(folder):
+    "Every visible file below the folder with its date."
+    return {p.relative_to(folder).as_posix(): p.stat().st_mtime_ns for p in Path(folder).rglob("*") if p.is_file() and ".motionbench" not in p.parts and not p.name.startswith("summary")}
+
+
+def test_run_twice_then_lose_a_file_then_change_one(cli, walks, tmp_path):
+    shutil.copytree(walks, tmp_path/"in")
+    again = ("run", "--input", "in", "--robot", "biped,unitree_g1", "--out", "o")
+    code, out, err = cli(*again, "--fps", "30")
+    assert code == 0, err
+    for word in ("day1/slow", "unitree_g1", "notes.txt", "no known motion format", "pass the audit"): assert word in out
+    first = files("o")
+    assert {"retarget/biped/day1/slow.npz", "retarget/unitree_g1/day2/fast.pkl", "audit/biped/day1/slow.json", "audit/biped/day1/slow.png", "amp/unitree_g1/day2/fast_amp.pkl",
+            "reports/10_retarget.ipynb", "reports/20_audit.ipynb", "reports/30_amp.ipynb"} <= set(first)
+    with open("o/retarget/biped/day1/slow.pkl", "rb") as f: gmr = pickle.load(f)
+    assert gmr["fps"] == 30 and gmr["root_rot"].shape[1] == 4 and len(gmr["dof_pos"]) == 46
+    with open("o/amp/biped/day1/slow_amp.pkl", "rb") as f: assert pickle.load(f)["features"].shape == (46, 29)
+
+    code, out, err = cli(*again, "--fps", "30")
+    assert code == 0 and out.count("up to date") == 3 and files("o") == first
+    code, out, err = cli("run", "--resume", "--out", "o")
+    assert code == 0 and out.count("up to date") == 3, "a resumed run remembers what it was asked for"
+
+    Path("o/retarget/biped/day1/slow.pkl").unlink()
+    assert cli(*again, "--fps", "30")[0] == 0
+    changed = {n for n, t in files("o").items() if first.get(n) != t}
+    assert changed == {"retarget/biped/day1/slow.pkl", "reports/10_retarget.ipynb", "reports/20_audit.ipynb", "reports/30_amp.ipynb"} or \
+           changed == {"retarget/biped/day1/slow.pkl", "reports/10_retarget.ipynb"}, changed
+
+    second = files("o")
+    shutil.copy("in/day2/fast.npz", "in/day1/slow.npz")
+    assert cli(*again, "--fps", "30")[0] == 0
+    changed = {n for n, t in files("o").items() if second.get(n) != t}
+    assert all("slow" in n or n.startswith("reports/") for n in changed) and len([n for n in changed if "slow" in n]) == 14
+
+    summary = json.loads(Path("o/summary.json").read_text())
+    assert len(summary["clips"]) == 4 and summary["skipped"] == [{"file": "notes.txt", "reason": "no known motion format (text file)"}] and "| day1/slow | biped |" in Path("o/summary.md").read_text()
+    bad = sum(bool(r["failed_gates"]) for r in summary["clips"])
+    assert cli(*again, "--fps", "30", "--strict")[0] == (1 if bad else 0)
+
+
+def test_both_engines_make_the_same(cli, walks, tmp_path):
+    Path("one.yaml").write_text("steps:\n- {name: retarget, notebook: 10_retarget.ipynb, parameters: {solver: gauss_newton}}\n")
+    for engine in ("inprocess", "kernel"):
+        code, out, err = cli("run", "one.yaml", "--input", walks, "--robot", "biped", "--out", engine, "--engine", engine)
+        assert code == 0, err
+    assert {n for n in files("inprocess")} == {n for n in files("kernel")}
+    for n in files("inprocess"):
+        if not n.startswith("reports"): assert Path("inprocess", n).read_bytes() == Path("kernel", n).read_bytes(), n
+    from test_pipeline import outputs
+    fast, slow = (outputs(f"{e}/reports/10_retarget.ipynb") for e in ("inprocess", "kernel"))
+    assert fast == slow and any("image/png" in o.get("data", {}) for _, cell in fast for o in cell)
+
+
+def test_plain_papermill_works(walks, tmp_path):
+    notebook = Path(__file__).parents[1]/"nbs/pipelines/10_retarget.ipynb"
+    subprocess.run([Path(sys.executable).with_name("papermill"), notebook, "report.ipynb", "-p", "source", walks, "-p", "out", "o", "-p", "robot", "biped", "--no-progress-bar"],
+                   cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path/"o/retarget/biped/day1/slow.pkl").exists()
+
+
+def test_shipped_notebooks_are_the_ones_of_the_repository():
+    from motionbench.pipeline.run import OURS
+    folder = Path(__file__).parents[1]/"nbs/pipelines"
+    assert {p.name: p.read_bytes() for p in OURS.glob("*.ipynb")} == {p.name: p.read_bytes() for p in folder.glob("*.ipynb")}
+
+
+# ---- the guides' own words
+
+def test_flags_of_the_guides(cli, walks, tmp_path):
+    from motionbench.core.robot import ASSETS
+    config = ASSETS/"biped/robot_config.yaml"
+    assert cli("retarget", "--smplx_file", walks/"day1/slow.npz", "--robot", "biped", "--save_path", "motions/slow.pkl")[0] == 0
+    code, out, err = cli("amp", "convert", "--input", "motions/slow.pkl", "--output", "data/slow_amp.pkl", "--robot-config", config, "--target_fps", "50")
+    assert code == 0, err
+    with open("data/slow_amp.pkl", "rb") as f: data = pickle.load(f)
+    assert data["feature_dim"] == 29 and data["fps"] == 50
+    assert cli("retarget", "--src_folder", walks, "--tgt-folder", "tgt", "--robot", "biped")[0] == 0
+    code, out, err = cli("amp", "convert", "--robot-config", config, "--input-dir", "tgt", "--output-dir", "data", "--target_fps", "50", "--json")
+    assert code == 0 and [r["clip"] for r in json.loads(out)["clips"]] == ["day1/slow", "day2/fast"]
+    assert Path("tgt/day2/fast.pkl").exists() and Path("data/day2/fast_amp.pkl").exists()
+    code, out, err = cli("audit", "tgt", "--json")
+    clips = json.loads(out)["clips"]
+    assert code == int(any(r["failed_gates"] for r in clips)) and len(clips) == 2
+    code, out, err = cli("audit", "tgt/day1/slow.npz", "--markdown", "--out", "report")
+    assert out.startswith("| robot | clip |") and Path("report/slow.png").exists()
+    assert cli("inspect", "tgt/day1/slow.pkl")[0] == 0 and "biped" in cli("robots", "--json")[1]

@@ -420,6 +420,8 @@ def tuple_bomb():
     ("deep tuple", lambda canary: tuple_bomb()),
     ("memo bomb", lambda canary: b"\x80\x02]r\xff\xff\xff\x7f." + b""),
     ("huge bytes", lambda canary: b"\x80\x04\x8e" + (2**40).to_bytes(8, "little") + b"x."),
+    ("huge bytearray", lambda canary: b"\x80\x05\x96" + (2**36).to_bytes(8, "little") + b"x."),
+    ("huge empty text", lambda canary: b"\x80\x02cnumpy\nndarray\n(J\xff\xff\xff\x7f\x85X\x03\x00\x00\x00<U0C\x00tR."),
     ("huge array", lambda canary: b"\x80\x02cnumpy\nndarray\n(K\x02J\xff\xff\xff\x7fJ\xff\xff\xff\x7f\x86X\x03\x00\x00\x00<f8C\x00tR."),
     ("cycle", lambda canary: b"\x80\x02]q\x00]h\x00aa."),
     ("garbage", lambda canary: b"\x80\x04\xff\xff\xff"),

@@ -81,14 +81,14 @@ def read_yaml(
 
 
 def load_gates(
-    gates=None,  # path of a YAML file or a dict with the changes; None: the defaults
+    gates=None,  # path of a YAML file or a dict with the changes; None: the defaults; what this function returned comes back as it is
 )->dict:
     "Gates by name; `ConfigError` for an unknown gate or key, a wrong type, or thresholds in the wrong order."
+    if gates and isinstance(gates, dict) and all(isinstance(g, Gate) for g in gates.values()): return gates
     merged = read_yaml(DEFAULT_GATES)
     changes, where = ({}, "gates") if gates is None else (gates, "gates") if isinstance(gates, dict) else (read_yaml(gates), gates)
     for name, change in changes.items():
         if name not in merged: raise ConfigError(f"{where}: unknown gate {name!r}; there are {', '.join(merged)}")
-        if isinstance(change, Gate): change = change.model_dump()
         if not (change is None or isinstance(change, dict)): raise ConfigError(f"{where}: {name} is {change!r}, expected good and fail, or null to drop the gate")
         merged[name] = change and {**merged[name], **change}
     out = {}

@@ -161,10 +161,11 @@ def joint_peaks(
     "Largest value and its joint; largest ratio to the limit, its joint, and the share of frames in which a joint is above its limit."
     out = {f"{name}_max_{unit}": None, f"{name}_joint": None, f"{name}_ratio": None, f"{name}_ratio_joint": None, f"{name}_over_share": None}
     if not x.size: return out
-    out |= {f"{name}_max_{unit}": float(x.max()), f"{name}_joint": names[x.max(0).argmax()]}
+    top = lambda v: names[v.max(0).argmax()] if v.any() else None
+    out |= {f"{name}_max_{unit}": float(x.max()), f"{name}_joint": top(x)}
     if limit is None: return out
     ratio = x/limit
-    return out | {f"{name}_ratio": float(ratio.max()), f"{name}_ratio_joint": names[ratio.max(0).argmax()], f"{name}_over_share": float((ratio > 1).any(1).mean())}
+    return out | {f"{name}_ratio": float(ratio.max()), f"{name}_ratio_joint": top(ratio), f"{name}_over_share": float((ratio > 1).any(1).mean())}
 
 # %% ../../nbs/audit/00_metrics.ipynb #099bf455
 def pose_rate(

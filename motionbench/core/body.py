@@ -10,6 +10,7 @@ __all__ = ['BODY_JOINTS', 'ASSETS', 'GENDERS', 'Body', 'read_body', 'body_files'
 import csv, os
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ def read_body(
                 bool(note), note or "the model's own licence; not redistributable")
 
 # %% ../../nbs/core/05_body.ipynb #14630c98
-ASSETS = Path(__file__).resolve().parents[1]/"assets"/"body" if "__file__" in globals() else Path("../../motionbench/assets/body").resolve()
+ASSETS = Path(str(files("motionbench")))/"assets"/"body"
 GENDERS = ("neutral", "male", "female")
 
 

@@ -132,7 +132,7 @@ def _jump_plan(fig, rise, stand_height, take_off):
     push, land = 1.9*(take_off - h + low)/v, 1.9*(take_off - h + 0.7*low)/v
     down, fly = 0.9, 2*v/G
     ts = np.cumsum([0, 0.4, down - 0.4, push, fly, land, 0.7])
-    zs = [(h, 0, 0), (h, 0, 0), (h - low, 0, 12), (take_off, v, -G), (take_off, -v, -G), (h - 0.7*low, 0, 10), (h, 0, 0)]
+    zs = [(h, 0, 0), (h, 0, 0), (h - low, 0, 8*low/0.5**2), (take_off, v, -G), (take_off, -v, -G), (h - 0.7*low, 0, 4*low/0.7**2), (h, 0, 0)]
     return ts, BPoly.from_derivatives(ts, np.array(zs)[..., None])
 
 

@@ -191,7 +191,7 @@ def foot_motion(
 def _bob(plan, t):
     "Pelvis up and down `(T,)` m."
     s, half = plan.style, plan.period/2
-    if not s.bob: 
+    if not s.bob:
         ground = plan.duty*plan.period
         u = np.mod(plan.phase(t, "left")[1]*plan.period, half)
         fly = half - ground

@@ -55,31 +55,34 @@ def parse_hierarchy(
     lines:list,  # the file's lines before MOTION
 ):
     "Read joints, offsets and channels; every error names line and token."
-    open_joints, end_site, last = [], False, None        # last: the joint whose brace comes next
+    open_joints, pending = [], None         # joints whose braces are open, "end" for an end site; what the next brace belongs to
     for number, line in enumerate(lines, 1):
         words = line.split()
         if not words: continue
-        key = words[0].upper()
+        key, here = words[0].upper(), open_joints[-1] if open_joints else None
         if key in ("ROOT", "JOINT"):
-            if len(words) < 2: raise bvh.refuse(f"{key} without a name", line=number)
             name = " ".join(words[1:])
+            if not name: raise bvh.refuse(f"{key} without a name", line=number)
             if name in bvh.names: raise bvh.refuse(f"the joint {name!r} appears twice", "Rename one of them", number)
-            if (key == "ROOT") != (not open_joints): raise bvh.refuse(f"{key} {name} in the wrong place", "One ROOT holds all joints", number)
-            bvh.names.append(name); bvh.parents.append(open_joints[-1] if open_joints else -1); bvh.offsets.append(None); bvh.channels.append([])
-            last, end_site = len(bvh.names) - 1, False
-        elif key == "END": end_site = True
-        elif key == "{": open_joints.append(open_joints[-1] if end_site else last)
+            if (key == "ROOT") != (not bvh.names) or here == "end" or (bvh.names and here is None): raise bvh.refuse(f"{key} {name} in the wrong place", "One ROOT holds all joints", number)
+            pending = len(bvh.names)
+            bvh.names.append(name); bvh.parents.append(-1 if here is None else here); bvh.offsets.append(None); bvh.channels.append([])
+        elif key == "END": pending = "end"
+        elif key == "{":
+            if pending is None: raise bvh.refuse("an opening brace without a joint", line=number)
+            open_joints.append(pending); pending = None
         elif key == "}":
-            if not open_joints: raise bvh.refuse("a closing brace too many", line=number)
-            open_joints.pop(); end_site = False
+            if here is None: raise bvh.refuse("a closing brace too many", line=number)
+            open_joints.pop()
         elif key == "OFFSET":
             xyz = [parse_number(bvh, w, number) for w in words[1:]]
-            if len(xyz) != 3 or not open_joints: raise bvh.refuse(f"OFFSET has {len(xyz)} numbers, expected 3", line=number)
-            if not end_site: bvh.offsets[open_joints[-1]] = xyz
+            if len(xyz) != 3 or here is None: raise bvh.refuse(f"OFFSET has {len(xyz)} numbers, expected 3", line=number)
+            if here != "end": bvh.offsets[here] = xyz
         elif key == "CHANNELS":
             wrong = [w for w in words[2:] if w.lower() not in CHANNELS]
-            if wrong or len(words) < 2 or words[1] != str(len(words) - 2): raise bvh.refuse(f"channels {' '.join(words[1:])!r}", f"Expected a count and as many of {', '.join(CHANNELS.values())}", number)
-            bvh.channels[open_joints[-1]] = [CHANNELS[w.lower()] for w in words[2:]]
+            if wrong or words[1:2] != [str(len(words) - 2)] or here in (None, "end"):
+                raise bvh.refuse(f"channels {' '.join(words[1:])!r}", f"Expected, inside a joint, a count and as many of {', '.join(CHANNELS.values())}", number)
+            bvh.channels[here] = [CHANNELS[w.lower()] for w in words[2:]]
         elif key != "HIERARCHY": raise bvh.refuse(f"unexpected {words[0][:40]!r} in the hierarchy", "Is this a BVH file?", number)
     if open_joints: raise bvh.refuse("the hierarchy ends with open braces", "The file is truncated; export it again", len(lines))
     if not bvh.names: raise bvh.refuse("holds no joints", "The file is empty or truncated; export it again")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Callable
 
 from ..core.errors import MotionFormatError
-from .files import check_file, reading
+from .files import DAMAGED, check_file, reading
 
 # %% ../../nbs/io/01_registry.ipynb #ee3d8e71
 class Probe:
@@ -54,7 +54,7 @@ class Probe:
     def _members(self):
         try:
             with zipfile.ZipFile(self.path) as z: return z.namelist()
-        except (zipfile.BadZipFile, OSError, ValueError) as e: raise MotionFormatError(self.path, f"is a damaged zip archive ({e})", "Download or export it again") from None
+        except DAMAGED as e: raise MotionFormatError(self.path, f"is a damaged zip archive ({e})", "Download or export it again") from None
 
 # %% ../../nbs/io/01_registry.ipynb #699438fd
 @dataclass(frozen=True)

@@ -43,9 +43,10 @@ def _array(shape, dtype, data, order="C"):
     if isinstance(data, str): data = data.encode("latin1")          # pickles of Python 2
     _need(isinstance(dtype, _Dtype) and isinstance(data, (bytes, bytearray)) and order in ("C", "F"), "an array of unknown parts")
     _need(isinstance(shape, tuple) and len(shape) <= 32 and all(type(n) is int and n >= 0 for n in shape), f"an array of shape {str(shape)[:60]}")
-    want = math.prod(shape)*dtype.np.itemsize
-    _need(len(data) == want, f"an array of shape {shape} with {len(data)} bytes instead of {want}")
-    return np.frombuffer(bytearray(data), dtype.np).reshape(shape, order=order) if want else np.zeros(shape, dtype.np)
+    count = math.prod(shape)
+    want = count*dtype.np.itemsize
+    _need(len(data) == want and (want or not count), f"an array of shape {shape} with {len(data)} bytes instead of {want}")
+    return np.frombuffer(bytearray(data), dtype.np).reshape(shape, order=order) if count else np.zeros(shape, dtype.np)
 
 # %% ../../nbs/io/02_safe_pickle.ipynb #4e3437e7
 class _Pending:
@@ -115,6 +116,13 @@ class _Reader(pickle._Unpickler):
         _need(isinstance(inst, (_Pending, _Dtype)), f"a state for {type(inst).__name__}")
         inst.__setstate__(state)
     dispatch[pickle.BUILD[0]] = load_build
+
+    def load_bytearray8(self):                              # the library's own allocates what the file asks for
+        n = int.from_bytes(self.read(8), "little")
+        data = self.read(n)
+        _need(len(data) == n, f"{n} bytes announced, {len(data)} there")
+        self.append(bytearray(data))
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
     def load_setitems(self):
         items = self.pop_mark()

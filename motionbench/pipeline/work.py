@@ -169,15 +169,14 @@ def audit_clip(
     gates:str="",  # YAML of thresholds; empty: the defaults
 )->dict:
     "Grade one file."
-    from motionbench.audit.gates import load_gates
     from motionbench.audit.report import audit_dict, save_figure
     from motionbench.audit.audit import audit_motion
     motion, robot = read_robot_motion(inputs[0], robot)
-    with about(inputs[0]): audit = audit_motion(motion, robot, load_gates(gates) if gates else None)
+    with about(inputs[0]): audit = audit_motion(motion, robot, gates or None)
     write_json(outputs[0], audit_dict(audit))
     save_figure(audit, outputs[1])
-    failed = [g.name for g in audit.gates if not g.passed]
-    return {"robot": robot.name, "grade": audit.grade, "failed_gates": failed, **audit.metrics}
+    names = lambda result: [v.name for v in audit.gates if v.result == result]
+    return {"robot": robot.name, "frames": audit.frames, "fps": audit.fps, "grade": audit.grade, "failed_gates": names("fail"), "warned_gates": names("warn"), "metrics": audit.metrics}
 
 
 def amp_clip(

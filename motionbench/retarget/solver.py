@@ -33,8 +33,9 @@ def rotation_error(
     target:np.ndarray,  # target axes `(K, 3, 3, T)`
 )->np.ndarray:
     "World rotation vectors `(K, 3, T)` that bring the axes onto the targets, rad."
-    axis = 0.5*cross(R, target).sum(1)
-    cos = 0.5*(np.einsum("kcdT,kcdT->kT", R, target) - 1)
+    dots = lambda i, j: np.einsum("kcT,kcT->kT", R[:, :, i], target[:, :, j])
+    axis = 0.5*np.stack([dots(1, 2) - dots(2, 1), dots(2, 0) - dots(0, 2), dots(0, 1) - dots(1, 0)], 1)
+    cos = 0.5*(dots(0, 0) + dots(1, 1) + dots(2, 2) - 1)
     sin = np.sqrt(np.einsum("kdT,kdT->kT", axis, axis))
     axis *= np.where(sin > 1e-6, np.arctan2(sin, cos)/np.maximum(sin, 1e-6), 1)[:, None]
     return axis
@@ -103,12 +104,13 @@ def eliminate(
             f[node] += force
     for node, inertia, force in zip(tree.body_node, inertias, forces): add(node, inertia, force)
     U, invD, u = np.empty_like(a), np.empty((n, T), a.dtype), np.empty((n, T), a.dtype)
+    outer = np.empty((6, 6, T), a.dtype)                                    # one buffer: allocating it anew for each joint would cost as much as the rest
     for k in range(n-1, -1, -1):
         np.einsum("ijT,jT->iT", A[k+1], a[k], out=U[k])
         np.einsum("iT,iT->T", a[k], f[k+1], out=u[k])
         np.divide(1, np.einsum("iT,iT->T", a[k], U[k]) + damping, out=invD[k])
         load = U[k]*np.where(held[k], 0, invD[k])
-        A[k+1] -= U[k][:, None]*load
+        A[k+1] -= np.multiply(U[k][:, None], load, out=outer)
         f[k+1] -= load*u[k]
         add(tree.parent[k], A[k+1], f[k+1])
     A[0][range(6), range(6)] += damping

@@ -12,7 +12,7 @@ import mujoco
 import numpy as np
 
 from ..core.errors import RobotError
-from ..core.rotation import quat_to_matrix
+from ..core.rotation import matrix_to_quat, quat_conj, quat_to_matrix
 
 FREE, SLIDE, HINGE = (int(getattr(mujoco.mjtJoint, f"mjJNT_{k}")) for k in ("FREE", "SLIDE", "HINGE"))
 
@@ -140,5 +140,13 @@ def node_targets(
     dtype=np.float32,
 )->np.ndarray:
     "Target axes `(K, 3, 3, T)`, column first, of the node each body is fixed to."
-    target = quat_to_matrix(quat.astype(dtype))                             # (T, K, 3, 3)
-    return np.ascontiguousarray((target@tree.body_turn.transpose(0, 2, 1).astype(dtype)).transpose(1, 3, 2, 0))
+    q = np.ascontiguousarray(quat.transpose(2, 1, 0), dtype)                  # (4, K, T)
+    aw, ax, ay, az = q
+    bw, bx, by, bz = quat_conj(matrix_to_quat(tree.body_turn)).T[..., None].astype(dtype)
+    w, x = aw*bw - ax*bx - ay*by - az*bz, aw*bx + ax*bw + ay*bz - az*by
+    y, z = aw*by - ax*bz + ay*bw + az*bx, aw*bz + ax*by - ay*bx + az*bw
+    R = np.empty((q.shape[1], 3, 3, q.shape[2]), dtype)
+    R[:, 0, 0], R[:, 0, 1], R[:, 0, 2] = 1 - 2*(y*y + z*z), 2*(x*y + w*z), 2*(x*z - w*y)
+    R[:, 1, 0], R[:, 1, 1], R[:, 1, 2] = 2*(x*y - w*z), 1 - 2*(x*x + z*z), 2*(y*z + w*x)
+    R[:, 2, 0], R[:, 2, 1], R[:, 2, 2] = 2*(x*z + w*y), 2*(y*z - w*x), 1 - 2*(x*x + y*y)
+    return R
