@@ -28,12 +28,12 @@ def value_text(
     name:str,  # a metric
     value,  # its value
 )->str:
-    "The value with its unit, three digits; n/a if it is not known."
+    "The value with its unit, three digits and at most three decimals; n/a if it is not known."
     if value is None: return "n/a"
     if not isinstance(value, (int, float)): return str(value)
     ending = next((u for u in UNITS if name.endswith("_" + u)), None)
-    value = 100*value if ending == "share" else value
-    text = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    value = 0 if abs(value) < 1e-12 else 100*value if ending == "share" else value
+    text = f"{value:.0f}" if abs(value) >= 100 else f"{round(value, 3):.3g}" if ending else f"{value:.2g}"
     return f"{text} {UNITS[ending]}" if ending else text
 
 # %% ../../nbs/audit/04_report.ipynb #cc919804

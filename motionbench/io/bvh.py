@@ -103,7 +103,8 @@ def diagnose(
         for w in words: parse_number(bvh, w, number)
         if not words: continue
         rows += 1
-        if len(words) != width: return bvh.refuse(f"frame {rows} has {len(words)} values ending in {words[-1]!r}, but the skeleton has {width} channels", "The file is truncated or damaged; export it again", number)
+        if len(words) != width:
+            return bvh.refuse(f"frame {rows} has {len(words)} values ending in {words[-1]!r}, but the skeleton has {width} channels", "The file is truncated or damaged; export it again", number)
     return bvh.refuse(f"promises {frames} frames but holds {rows}", "The file is truncated; export it again, or set the count to what is there", first + len(lines) - 1)
 
 
@@ -114,10 +115,13 @@ def parse_motion(
 ):
     "Read frame count, frame time and the numbers."
     rows = [(n, l) for n, l in enumerate(lines[:50], first) if l.strip()]
-    header = [re.fullmatch(r"\s*Frames\s*:\s*(\S+)\s*", rows[0][1], re.I) if rows else None, re.fullmatch(r"\s*Frame\s+Time\s*:\s*(\S+)\s*", rows[1][1], re.I) if len(rows) > 1 else None]
+    header = []
     for i, what in enumerate(("Frames", "Frame Time")):
-        if header[i] is None: raise bvh.refuse(f"expected '{what}: …' after MOTION, found {rows[i][1].strip()[:40]!r}" if len(rows) > i else f"ends before '{what}: …'", "The file is truncated or damaged; export it again", rows[i][0] if len(rows) > i else None)
-    count, bvh.frame_time = header[0][1], header[1][1]
+        if len(rows) <= i: raise bvh.refuse(f"ends before '{what}: …'", "The file is truncated; export it again")
+        found = re.fullmatch(rf"\s*{what}\s*:\s*(\S+)\s*".replace(" ", r"\s+"), rows[i][1], re.I)
+        if not found: raise bvh.refuse(f"expected '{what}: …' after MOTION, found {rows[i][1].strip()[:40]!r}", "The file is damaged; export it again", rows[i][0])
+        header.append(found[1])
+    count, bvh.frame_time = header
     if not count.isdigit() or int(count) < 1: raise bvh.refuse(f"Frames is {count!r}", "A clip needs at least one frame", rows[0][0])
     if parse_number(bvh, bvh.frame_time, rows[1][0]) <= 0: raise bvh.refuse(f"Frame Time is {bvh.frame_time!r}", "It must be positive seconds", rows[1][0])
     start = rows[1][0] - first + 1
@@ -174,7 +178,8 @@ def bvh_kinematics(
             if channel.endswith("position"): here[:, "XYZ".index(channel[0])] = values[:, c]
             else: axes += channel[0]; turns.append(c)
             c += 1
-        q = Rotation.from_euler(axes, values[:, turns], degrees=True).as_quat(scalar_first=True) if axes else np.tile([1., 0, 0, 0], (T, 1))
+        q = np.tile([1., 0, 0, 0], (T, 1))
+        if axes: q = Rotation.from_euler(axes, values[:, turns], degrees=True).as_quat(scalar_first=True)
         pos.append(here if parent < 0 else pos[parent] + quat_rotate(rot[parent], here))
         rot.append(q if parent < 0 else quat_mul(rot[parent], q))
     return dict(zip(bvh.names, pos)), dict(zip(bvh.names, rot))
@@ -234,8 +239,9 @@ def bvh_skeleton(
     found = ", ".join(bvh.names[:40])
     if joint_map is None:
         skeleton = recognise(dict(zip(bvh.names, bvh.offsets)))
-        if skeleton is None: raise bvh.refuse(f"unknown skeleton (known: {', '.join(s.name for s in SKELETONS)}) with the joints {found}",
-                                              "Give joint_map=…, a YAML file such as {joints: {pelvis: Hips, left_hip: LeftUpLeg, …}, tpose: zero}")
+        if skeleton is None:
+            raise bvh.refuse(f"unknown skeleton (known: {', '.join(s.name for s in SKELETONS)}) with the joints {found}",
+                             "Give joint_map=…, a YAML file such as {joints: {pelvis: Hips, left_hip: LeftUpLeg, …}, tpose: zero}")
         return skeleton
     skeleton = load_joint_map(joint_map)
     lost = sorted(set(skeleton.joints.values()) - set(bvh.names))
@@ -253,7 +259,8 @@ def bvh_tpose(
         keep = np.array([c.endswith("position") for channels in bvh.channels for c in channels])
         values = np.where(keep, bvh.values[:1], 0)
     else:
-        if not -len(bvh.values) <= skeleton.tpose < len(bvh.values): raise bvh.refuse(f"the joint map says tpose: {skeleton.tpose}, but there are {len(bvh.values)} frames")
+        if not -len(bvh.values) <= skeleton.tpose < len(bvh.values):
+            raise bvh.refuse(f"the joint map says tpose: {skeleton.tpose}, but there are {len(bvh.values)} frames")
         values = bvh.values[[skeleton.tpose]]
     pos, quat = bvh_kinematics(bvh, values)
     pos, quat = to_world(pos, quat, detect_up(bvh, skeleton, pos))
@@ -286,8 +293,9 @@ def read_bvh(
     pos, quat = bvh_kinematics(bvh)
     scale, axis = detect_unit(bvh, skeleton, unit), up or detect_up(bvh, skeleton, pos)
     pos, quat = to_world(pos, quat, axis)
-    source = {"file": str(path), "format": "BVH", "steps": [{"step": "read_bvh", "skeleton": skeleton.name, "unit_m": scale, "unit_given": unit is not None, "up": axis, "frame_time": bvh.frame_time}]}
-    with reading(path, "BVH"): human = to_canonical(skeleton, {k: p*scale for k, p in pos.items()}, quat, bvh_tpose(bvh, skeleton), frame_rate(bvh.frame_time), source)
+    step = {"step": "read_bvh", "skeleton": skeleton.name, "unit_m": scale, "unit_given": unit is not None, "up": axis, "frame_time": bvh.frame_time}
+    source, fps = {"file": str(path), "format": "BVH", "steps": [step]}, frame_rate(bvh.frame_time)
+    with reading(path, "BVH"): human = to_canonical(skeleton, {k: p*scale for k, p in pos.items()}, quat, bvh_tpose(bvh, skeleton), fps, source)
     drop = starts_with_tpose(human) if drop_tpose == "auto" else drop_tpose
     if not drop: return human
     if len(human) < 2: raise bvh.refuse("only frame 0, the T-pose, is in this file", "Say drop_tpose=False to keep it")

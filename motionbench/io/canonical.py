@@ -28,7 +28,8 @@ def axes_quat(
     "World orientation `(4,)` of a joint with these axes when the person faces +x; `ConfigError` unless they form a right-handed frame."
     letters, _, pitch = axes.strip().partition(" ")
     R = np.array([DIRECTIONS.get(c, (0, 0, 0)) for c in letters], float).T
-    if R.shape != (3, 3) or not np.isclose(np.linalg.det(R), 1): raise ConfigError(f"axes {axes!r} are no right-handed frame; write three of F B L R U D, such as LUF")
+    if R.shape != (3, 3) or not np.isclose(np.linalg.det(R), 1):
+        raise ConfigError(f"axes {axes!r} are no right-handed frame; write three of F B L R U D, such as LUF")
     return quat_mul(quat_exp(np.array([0, np.radians(float(pitch or 0)), 0])), matrix_to_quat(R))
 
 # %% ../../nbs/io/03_canonical.ipynb #fd1aaebc
@@ -45,8 +46,10 @@ class Skeleton:
         unknown = sorted(set(self.joints) - set(SMPLX_JOINTS))
         if unknown: raise ConfigError(f"joint map: {', '.join(unknown)} is no canonical joint; they are {', '.join(SMPLX_JOINTS)}")
         missing = [j for j in REQUIRED if j not in self.joints]
-        if missing: raise ConfigError(f"joint map: {', '.join(missing)} missing; only {', '.join(j for j in SMPLX_JOINTS if j not in REQUIRED)} can be derived from others")
-        if not (self.tpose == "zero" or type(self.tpose) is int or isinstance(self.tpose, dict)): raise ConfigError(f"joint map: tpose is {self.tpose!r}; write zero or a frame number")
+        if missing:
+            raise ConfigError(f"joint map: {', '.join(missing)} missing; only {', '.join(j for j in SMPLX_JOINTS if j not in REQUIRED)} can be derived from others")
+        if not (self.tpose == "zero" or type(self.tpose) is int or isinstance(self.tpose, dict)):
+            raise ConfigError(f"joint map: tpose is {self.tpose!r}; write zero or a frame number")
         if self.feet not in ("flat", "follow"): raise ConfigError(f"joint map: feet is {self.feet!r}; write flat or follow")
 
 
@@ -87,18 +90,23 @@ def _sides(table:dict, Left="Left", Right="Right")->dict:
 
 CMU = Skeleton("CMU", feet="follow", unit=0.0254/0.45, joints=dict(
     pelvis="Hips", spine1="LowerBack", spine2="Spine", spine3="Spine1", neck="Neck1", head="Head",
-    **_sides(dict(hip="{Side}UpLeg", knee="{Side}Leg", ankle="{Side}Foot", foot="{Side}ToeBase", collar="{Side}Shoulder", shoulder="{Side}Arm", elbow="{Side}ForeArm", wrist="{Side}Hand"))))
+    **_sides(dict(hip="{Side}UpLeg", knee="{Side}Leg", ankle="{Side}Foot", foot="{Side}ToeBase",
+                  collar="{Side}Shoulder", shoulder="{Side}Arm", elbow="{Side}ForeArm", wrist="{Side}Hand"))))
 
 LAFAN1 = Skeleton("LAFAN1", joints=dict(
     pelvis="Hips", spine1="Spine", spine2="Spine1", spine3="Spine2", neck="Neck", head="Head",
-    **_sides(dict(hip="{Side}UpLeg", knee="{Side}Leg", ankle="{Side}Foot", foot="{Side}Toe", collar="{Side}Shoulder", shoulder="{Side}Arm", elbow="{Side}ForeArm", wrist="{Side}Hand"))),
-    tpose=dict(dict.fromkeys(SPINE, "UFL"), **_sides(dict(hip="DFR", knee="DFR", ankle="FUR 21.5", foot="FUR", **dict.fromkeys(("collar", "shoulder", "elbow", "wrist"), ("LBU", "RBD"))))))
+    **_sides(dict(hip="{Side}UpLeg", knee="{Side}Leg", ankle="{Side}Foot", foot="{Side}Toe",
+                  collar="{Side}Shoulder", shoulder="{Side}Arm", elbow="{Side}ForeArm", wrist="{Side}Hand"))),
+    tpose=dict(dict.fromkeys(SPINE, "UFL"), **_sides(dict(hip="DFR", knee="DFR", ankle="FUR 21.5", foot="FUR",
+                                                          **dict.fromkeys(("collar", "shoulder", "elbow", "wrist"), ("LBU", "RBD"))))))
 
 BANDAI = Skeleton("Bandai", joints=dict(
     pelvis="Hips", spine1="Spine", spine3="Chest", neck="Neck", head="Head",
-    **_sides(dict(hip="UpperLeg_{Side}", knee="LowerLeg_{Side}", ankle="Foot_{Side}", foot="Toes_{Side}", collar="Shoulder_{Side}", shoulder="UpperArm_{Side}", elbow="LowerArm_{Side}", wrist="Hand_{Side}"), "L", "R")),
-    tpose=dict(dict.fromkeys(SPINE, "UFL"), pelvis="URF", **_sides(dict(hip=("DLF", "ULB"), knee=("DLF", "ULB"), ankle=("FLU 39.6", "BLD 39.6"), foot=("FLU 21", "BLD 21"),
-                                                                         **dict.fromkeys(("collar", "shoulder", "elbow", "wrist"), ("LUF", "LDB"))))))
+    **_sides(dict(hip="UpperLeg_{Side}", knee="LowerLeg_{Side}", ankle="Foot_{Side}", foot="Toes_{Side}",
+                  collar="Shoulder_{Side}", shoulder="UpperArm_{Side}", elbow="LowerArm_{Side}", wrist="Hand_{Side}"), "L", "R")),
+    tpose=dict(dict.fromkeys(SPINE, "UFL"), pelvis="URF",
+               **_sides(dict(hip=("DLF", "ULB"), knee=("DLF", "ULB"), ankle=("FLU 39.6", "BLD 39.6"), foot=("FLU 21", "BLD 21"),
+                             **dict.fromkeys(("collar", "shoulder", "elbow", "wrist"), ("LUF", "LDB"))))))
 SKELETONS = (CMU, LAFAN1, BANDAI)
 
 # %% ../../nbs/io/03_canonical.ipynb #a8a487a9
@@ -154,8 +162,9 @@ def straighten(
             bone = rest[child][0] - rest[j][0]
             want = quat_rotate(face, np.array(DIRECTIONS[d], float))
             off = np.degrees(np.arccos(np.clip(bone@want/max(np.linalg.norm(bone), 1e-12), -1, 1)))
-            if off > 75: raise ConfigError(f"the rest pose of skeleton {skeleton.name} is no T-pose: {j} points {off:.0f}° away from {'down' if d == 'D' else 'sideways'}; "
-                                           "name a frame with a T-pose (tpose: 0)")
+            if off > 75:
+                raise ConfigError(f"the rest pose of skeleton {skeleton.name} is no T-pose: {j} points {off:.0f}° away from "
+                                  f"{'down' if d == 'D' else 'sideways'}; name a frame with a T-pose (tpose: 0)")
             turn[j] = quat_mul(_between(quat_rotate(turn[j], bone), want), turn[j])
         out[j] = quat_mul(quat_conj(face), quat_mul(turn[j], rest[j][1]))
     return out
@@ -187,8 +196,8 @@ def height_from_legs(
     pos:np.ndarray,  # canonical joints `(..., 22, 3)` m
 )->float:
     "Body height in m from the leg: hip to ankle along the bones is 49.1 % of it (0.530 - 0.039) [Drillis and Contini 1966]; median over frames, mean of both legs."
-    j = {n: pos[..., SMPLX_JOINTS.index(n), :] for n in LIMBS if "hip" in n or "knee" in n} | {n: pos[..., SMPLX_JOINTS.index(n), :] for n in ("left_ankle", "right_ankle")}
-    legs = [np.linalg.norm(j[f"{s}_{a}"] - j[f"{s}_{b}"], axis=-1) for s in ("left", "right") for a, b in (("hip", "knee"), ("knee", "ankle"))]
+    at = lambda name: pos[..., SMPLX_JOINTS.index(name), :]
+    legs = [np.linalg.norm(at(f"{s}_{a}") - at(f"{s}_{b}"), axis=-1) for s in ("left", "right") for a, b in (("hip", "knee"), ("knee", "ankle"))]
     return float(np.median(sum(legs)/2)/0.491)
 
 # %% ../../nbs/io/03_canonical.ipynb #af3145d7
@@ -201,9 +210,8 @@ def to_canonical(
     source:dict=None,  # provenance
 )->HumanMotion:
     "The clip as canonical human."
-    offset = {j: quat_mul(quat_conj(tpose[j]), REST) for j in skeleton.joints}
     p = {j: pos[s] for j, s in skeleton.joints.items()}
-    q = {j: quat_mul(quat[s], offset[j]) for j, s in skeleton.joints.items()}
+    q = {j: quat_mul(quat[s], quat_mul(quat_conj(tpose[j]), REST)) for j, s in skeleton.joints.items()}
     height = height_from_legs(np.stack([p.get(j, p["pelvis"]) for j in SMPLX_JOINTS], 1))
     derived = derive_missing(p, q, height)
     steps = [{"step": "to_canonical", "skeleton": skeleton.name, "derived": derived}]

@@ -29,7 +29,8 @@ def atomic_path(
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}.", suffix=path.suffix)
         os.close(handle)
-    except OSError as e: raise MotionFormatError(path, f"cannot be written: {e.strerror}", "Choose an output folder you may write to") from None
+    except OSError as e:
+        raise MotionFormatError(path, f"cannot be written: {e.strerror}", "Choose an output folder you may write to") from None
     temp = Path(name)
     try:
         yield temp
@@ -58,7 +59,7 @@ def check_file(
         with open(path, "rb") as f: head = f.read(64)
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob(f"*{path.suffix}"))[:5] if path.parent.is_dir() else []
-        hint = f"{path.parent} holds {', '.join(near)}" if near else f"The folder {path.parent} holds no {path.suffix or 'such'} file" if path.parent.is_dir() else f"There is no folder {path.parent}"
+        hint = f"There is no folder {path.parent}" if not path.parent.is_dir() else f"{path.parent} holds {', '.join(near) or f'no {path.suffix} file'}"
         raise MotionFormatError(path, "no such file", hint) from None
     except OSError as e: raise MotionFormatError(path, f"cannot be read: {e.strerror}") from None
     if not head.strip(): raise MotionFormatError(path, "is empty", "Download or export it again")
@@ -66,7 +67,8 @@ def check_file(
     return path
 
 # %% ../../nbs/io/00_files.ipynb #bdc3ba7f
-DAMAGED = (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, MemoryError, NotImplementedError, RuntimeError, SyntaxError)   # what zipfile and numpy raise for damaged archives
+# what zipfile and numpy raise for damaged archives
+DAMAGED = (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, MemoryError, NotImplementedError, RuntimeError, SyntaxError)
 
 
 def npz_arrays(
@@ -97,7 +99,8 @@ def _member(z, info, path, skip_objects):
             raise MotionFormatError(path, f"{info.filename} holds Python objects, which are not read", "Save it as a numeric or text array")
         data = f.read()
     count = math.prod(shape)
-    if len(data) != count*dtype.itemsize or (count and not data): raise MotionFormatError(path, f"{info.filename} says shape {shape} of {dtype} but holds {len(data)} bytes", "The file is damaged")
+    if len(data) != count*dtype.itemsize or (count and not data):
+        raise MotionFormatError(path, f"{info.filename} says shape {shape} of {dtype} but holds {len(data)} bytes", "The file is damaged")
     return np.frombuffer(bytearray(data), dtype).reshape(shape, order="F" if fortran else "C") if count else np.zeros(shape, dtype)
 
 # %% ../../nbs/io/00_files.ipynb #b8cfea89
@@ -108,4 +111,5 @@ def reading(
 ):
     "Inside `with`, `InvalidMotion` becomes a `MotionFormatError` of this file."
     try: yield
-    except InvalidMotion as e: raise MotionFormatError(path, str(e), f"It was read as {format}; repair or cut these frames, or export the file again") from None
+    except InvalidMotion as e:
+        raise MotionFormatError(path, str(e), f"It was read as {format}; repair or cut these frames, or export the file again") from None

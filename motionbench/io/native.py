@@ -49,8 +49,10 @@ def read_meta(
     "The JSON entry, checked."
     try: meta = json.loads(str(arrays["meta"]))
     except ValueError as e: raise MotionFormatError(path, f"meta is no JSON ({e})", "The file is damaged") from None
-    if not isinstance(meta, dict) or meta.get("schema") != SCHEMA or meta.get("kind") not in KINDS: raise MotionFormatError(path, "is no motionbench clip", f"Expected schema {SCHEMA}")
-    if not isinstance(meta.get("version"), int) or meta["version"] > VERSION: raise MotionFormatError(path, f"has version {meta.get('version')}, this motionbench knows {VERSION}", "Update motionbench")
+    if not isinstance(meta, dict) or meta.get("schema") != SCHEMA or meta.get("kind") not in KINDS:
+        raise MotionFormatError(path, "is no motionbench clip", f"Expected schema {SCHEMA}")
+    if not isinstance(meta.get("version"), int) or meta["version"] > VERSION:
+        raise MotionFormatError(path, f"has version {meta.get('version')}, this motionbench knows {VERSION}", "Update motionbench")
     return meta
 
 

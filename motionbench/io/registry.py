@@ -54,7 +54,8 @@ class Probe:
     def _members(self):
         try:
             with zipfile.ZipFile(self.path) as z: return z.namelist()
-        except DAMAGED as e: raise MotionFormatError(self.path, f"is a damaged zip archive ({e})", "Download or export it again") from None
+        except DAMAGED as e:
+            raise MotionFormatError(self.path, f"is a damaged zip archive ({e})", "Download or export it again") from None
 
 # %% ../../nbs/io/01_registry.ipynb #699438fd
 @dataclass(frozen=True)

@@ -95,7 +95,8 @@ def _no_bytes():
     return b""
 
 
-_NAMES = {("numpy", "ndarray"): _ndarray, ("numpy", "dtype"): _Dtype, ("_codecs", "encode"): _encode, ("collections", "OrderedDict"): _ordered_dict,
+_NAMES = {("numpy", "ndarray"): _ndarray, ("numpy", "dtype"): _Dtype, ("_codecs", "encode"): _encode,
+          ("collections", "OrderedDict"): _ordered_dict,
           **{(m, n): f for m in ("builtins", "__builtin__") for n, f in (("bytearray", _bytearray), ("bytes", _no_bytes))},
           **{(f"numpy.{core}.{m}", n): f for core in ("core", "_core")
              for m, n, f in (("multiarray", "_reconstruct", _reconstruct), ("multiarray", "scalar", _scalar), ("numeric", "_frombuffer", _frombuffer))}}
@@ -190,7 +191,8 @@ def load(
     data = check_file(path).read_bytes()
     try: return _finish(_Reader(io.BytesIO(data), encoding="latin1").load(), {})[0]
     except Refused as e:
-        raise MotionFormatError(path, f"refused: it contains {e}", "A motion file holds numbers, text and numeric arrays only; ask its author for one, or convert it where you trust it") from None
+        raise MotionFormatError(path, f"refused: it contains {e}",
+                                "A motion file holds numbers, text and numeric arrays only; ask its author for one, or convert it where you trust it") from None
     except (Exception, MemoryError) as e:
         raise MotionFormatError(path, f"is no readable pickle ({type(e).__name__}: {str(e)[:120]})", "It may be truncated or damaged; download or export it again") from None
 

@@ -176,7 +176,7 @@ def summarise(
     for s in steps:
         if not index_path(out, s["name"]).is_file(): continue
         step = read_step(out, s["name"])
-        for row in step.rows: clips.setdefault((row["robot"], row["clip"]), {}).update({k: v for k, v in row.items() if k not in ("file", "state")})
+        for row in step.rows: clips.setdefault((row["robot"], row["clip"]), {}).update({k: v for k, v in row.items() if k != "file"})
         failed += [{"step": s["name"], **row} for row in step.failed]
         skipped += step.skipped
     return Summary(Path(out), list(clips.values()), Table(failed, ["step", "robot", "clip", "error"]), Table(skipped), steps)
@@ -233,6 +233,7 @@ def run(
         steps.append({"name": s.name, "state": "up to date" if done else "run", "clips": what, "seconds": round(time.perf_counter() - began, 2), "report": report.relative_to(out).as_posix()})
         say(f"{s.name:<10} {what}  ({steps[-1]['seconds']:.1f} s)")
     summary = summarise(out, steps)
+    if all(s["state"] == "up to date" for s in steps) and (out/"summary.json").is_file() and (out/"summary.md").is_file(): return summary
     write_json(out/"summary.json", summary.dict())
     with atomic_path(out/"summary.md") as part: Path(part).write_text(summary.markdown(), encoding="utf-8")
     return summary

@@ -5,9 +5,6 @@
 # %% auto #0
 __all__ = ['Table', 'cell_text']
 
-# %% ../../nbs/pipeline/04_tables.ipynb #176f3d32
-from html import escape
-
 # %% ../../nbs/pipeline/04_tables.ipynb #409993c4
 class Table(list):
     "A list of dicts that shows itself as a table."
@@ -33,16 +30,18 @@ class Table(list):
         line = lambda cells: "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, width, right)).rstrip()
         return "\n".join([line(head), "  ".join("-"*w for w in width), *map(line, rows)])
 
+    def _named(self):
+        head, *rows = self.cells()
+        return [dict(zip(head, row)) for row in rows]
+
     def markdown(self):
         "A Markdown table."
-        head, *rows = [[c.replace("|", "\\|") for c in row] for row in self.cells()]
-        if not rows: return "(empty)"
-        return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"]*len(head), *rows])
+        from motionbench.audit.report import to_markdown
+        return to_markdown(self._named())
 
     def _repr_html_(self):
-        head, *rows = [[escape(c) for c in row] for row in self.cells()]
-        body = "".join(f"<tr>{''.join(f'<td>{c}</td>' for c in row)}</tr>" for row in rows)
-        return f"<table><thead><tr>{''.join(f'<th>{c}</th>' for c in head)}</tr></thead><tbody>{body}</tbody></table>"
+        from motionbench.audit.report import to_html
+        return to_html(self._named())
 
     def __repr__(self): return self.text()
 

@@ -141,7 +141,7 @@ def retarget_file(
     from motionbench.retarget.clip import retarget
     with about(path): return retarget(read_human(path, body_models), cached_robot(robot), config or None, solver, fps)
 
-
+# %% ../../nbs/pipeline/05_work.ipynb #a7edb457
 def retarget_clip(
     inputs:list, outputs:list, # one file of human motion; our `.npz` and GMR's `.pkl`
     **how,  # as in `retarget_file`
@@ -162,23 +162,24 @@ def retarget_row(
     return {"frames": motion.n_frames, "fps": motion.fps, "seconds": round(motion.duration, 4), "format": motion.source.get("format"),
             "tracking_cm": round(100*float(motion.extra["tracking_pos_error"].mean()), 3), "tracking_deg": round(float(motion.extra["tracking_rot_error"].mean())*57.29578, 3)}
 
-
+# %% ../../nbs/pipeline/05_work.ipynb #4559d97a
 def audit_clip(
     inputs:list, outputs:list, # one file of robot motion; the audit as `.json` and its figure as `.png`
     robot:str="",  # name or model file; empty: the robot that the file names
     gates:str="",  # YAML of thresholds; empty: the defaults
 )->dict:
     "Grade one file."
-    from motionbench.audit.report import audit_dict, save_figure
     from motionbench.audit.audit import audit_motion
+    from motionbench.audit.report import audit_dict, save_figure, summary_rows
     motion, robot = read_robot_motion(inputs[0], robot)
     with about(inputs[0]): audit = audit_motion(motion, robot, gates or None)
     write_json(outputs[0], audit_dict(audit))
-    save_figure(audit, outputs[1])
+    for path in outputs[1:]: save_figure(audit, path)
     names = lambda result: [v.name for v in audit.gates if v.result == result]
-    return {"robot": robot.name, "frames": audit.frames, "fps": audit.fps, "grade": audit.grade, "failed_gates": names("fail"), "warned_gates": names("warn"), "metrics": audit.metrics}
+    return {"robot": robot.name, "frames": audit.frames, "fps": audit.fps, "grade": audit.grade, "failed_gates": names("fail"), "warned_gates": names("warn"),
+            "summary": summary_rows([audit])[0], "metrics": audit.metrics}
 
-
+# %% ../../nbs/pipeline/05_work.ipynb #44b1aa9e
 def amp_clip(
     inputs:list, outputs:list, # one file of robot motion; `.npz`, `.pkl` and the joint order as `.json`
     robot:str="",  # name or model file; empty: the robot that the file names

@@ -36,7 +36,7 @@ def solve_targets(
     tree, w = compile_tree(robot.model, [b.body for b in config.bodies]), weights(config)
     base = slice(tree.base_qpos, tree.base_qpos + 7)
     if solver == "gauss_newton":
-        found = solve(tree, pos, quat, *w, config.robot_root, config.start_pose, progress=progress)
+        found = solve(tree, pos, quat, *w, config.start_body, config.start_pose, progress=progress)
         rest = robot.model.qpos0.copy()
         rest[robot.tree.qpos_adr] = np.clip(rest[robot.tree.qpos_adr], *robot.joint_range.T)
         qpos = np.tile(rest, (len(pos), 1))

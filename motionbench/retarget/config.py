@@ -55,7 +55,7 @@ class BodyTarget(Strict):
 class RetargetConfig(Strict):
     "How a robot follows a human; an unknown key, a wrong type or an inconsistent name is refused."
     robot:str | None = None  # the robot this was written for
-    robot_root:str  # tracked body that the robot's pose starts from
+    robot_root:str  # robot body that stands for the human's pelvis
     root_joints:tuple[str, ...] = Field(("pelvis",), min_length=1)  # human joints whose mean all positions are scaled from
     root_scale:float  # size of the robot in proportion to the human, for the path of the root
     human_height:float = Field(gt=0)  # m, height the scales were made for
@@ -85,8 +85,13 @@ class RetargetConfig(Strict):
         names = [b.body for b in self.bodies]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice: raise ValueError(f"bodies lists {', '.join(twice)} more than once")
-        if self.robot_root not in names: raise ValueError(f"robot_root {self.robot_root!r} is not among the bodies {', '.join(names)}")
         return self
+
+    @property
+    def start_body(self):
+        "The tracked body that the base is placed by: the robot's root, else the one that follows a root joint, else the first."
+        rows = [*(b.body for b in self.bodies if b.body == self.robot_root), *(b.body for b in self.bodies if b.joint in self.root_joints)]
+        return rows[0] if rows else self.bodies[0].body
 
 # %% ../../nbs/retarget/00_config.ipynb #0c50edaa
 def weights(

@@ -79,7 +79,7 @@ def plot_skate(
     "Speed of the carrying feet."
     for side, v in skate.items():
         ax.plot(times, v, color=SIDES[side], lw=1.2)
-        ax.fill_between(times, 0, np.nan_to_num(v), color=SIDES[side], alpha=0.18, lw=0)
+        ax.fill_between(times, 0, np.nan_to_num(v), where=~np.isnan(v), color=SIDES[side], alpha=0.18, lw=0)
     for value, name in zip(limits, ("warn", "fail")):
         if value is not None: ax.axhline(value, color=VERDICTS[name], lw=0.9, ls=(0, (5, 3)))
     tidy(ax, "foot skate [m/s], in contact", times)
@@ -97,18 +97,16 @@ def plot_joint_speed(
     named:int=6,  # so many rows are labelled if there are more than 12
 ):
     "Heat strip of joint speeds."
-    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
     scale = np.isfinite(limit) if limit is not None else np.zeros(len(names), bool)
     ratio = speed/np.where(scale, limit, np.nan) if scale.any() else speed/max(speed.max(initial=0), 1e-9)
     fold = -(-len(ratio)//600)
     ratio = np.pad(ratio, ((0, -len(ratio) % fold), (0, 0)), mode="edge").reshape(-1, fold, len(names)).max(1)
-    colours = LinearSegmentedColormap.from_list("speed", ["#f4f6f8", "#c9dceb", "#6fa3c8", "#2c5f8d", "#173a5e"])
-    colours.set_over(VERDICTS["fail"])
-    colours.set_bad("#ffffff")
+    colours = LinearSegmentedColormap.from_list("speed", ["#f4f6f8", "#c9dceb", "#6fa3c8", "#2c5f8d", "#173a5e"]).with_extremes(over=VERDICTS["fail"], bad="#ffffff")
     end = times[0] + len(ratio)*fold*(times[1] - times[0])
-    image = ax.imshow(np.ma.masked_invalid(ratio.T), aspect="auto", interpolation="nearest", cmap=colours, vmin=0, vmax=1, extent=(times[0], end, len(names) - 0.5, -0.5))
+    image = ax.imshow(np.ma.masked_invalid(ratio.T), aspect="auto", interpolation="nearest", cmap=colours, norm=PowerNorm(0.7, 0, 1), extent=(times[0], end, len(names) - 0.5, -0.5))
     peak = np.nan_to_num(ratio).max(0)
-    rows = np.arange(len(names)) if len(names) <= 12 else apart(np.argsort(-peak), named)
+    rows = np.arange(len(names)) if len(names) <= 12 else apart(np.argsort(-peak), named, -(-len(names)//9))
     tidy(ax, "joint speed / limit" if scale.any() else f"joint speed / {speed.max(initial=0):.1f} rad/s (no limits known)", times)
     ax.set(yticks=rows, yticklabels=[names[i].removesuffix("_joint").replace("_", " ") for i in rows])
     ax.tick_params(axis="y", labelsize=6.5)
@@ -192,7 +190,7 @@ def clip_figure(
     "Everything about a clip on 900 x 700 pixels; a matplotlib `Figure`."
     from matplotlib.figure import Figure
     fig = Figure(figsize=(9, 7), dpi=100)
-    left = fig.add_gridspec(5, 1, left=0.115, right=0.635, top=0.895, bottom=0.055, hspace=0.5, height_ratios=[3, 1.9, 3.4, 1.5, 0.35 + 0.32*len(events or ())])
+    left = fig.add_gridspec(5, 1, left=0.115, right=0.635, top=0.895, bottom=0.065, hspace=0.42, height_ratios=[3, 1.9, 3.4, 1.6, 0.5 + 0.32*len(events or ())])
     right = fig.add_gridspec(2, 1, left=0.685, right=0.975, top=0.915, bottom=0.055, hspace=0.12, height_ratios=[2.1, 1])
     axes = [fig.add_subplot(left[i]) for i in range(5)]
     plot_sole_height(axes[0], times, sole_height, contact)
@@ -203,7 +201,7 @@ def clip_figure(
     for ax in axes[:-1]: ax.tick_params(labelbottom=False)
     axes[4].set_xlabel("time [s]", fontsize=8, color=INK)
     box = axes[2].get_position()
-    bar = fig.colorbar(image, cax=fig.add_axes((0.515, box.y1 + 0.009, 0.12, 0.009)), orientation="horizontal", ticks=[0, 1], extend="max", extendfrac=0.12)
+    bar = fig.colorbar(image, cax=fig.add_axes((0.515, box.y1 + 0.009, 0.12, 0.009)), orientation="horizontal", ticks=[0, 0.5, 1], extend="max", extendfrac=0.12)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=6.5, pad=1, labeltop=True, labelbottom=False, colors=INK)
     plot_verdicts(fig.add_subplot(right[0]), verdicts, min(1, len(verdicts)/19))
@@ -218,10 +216,10 @@ def figure_png(
     fig,  # matplotlib `Figure`
     dpi:int=100,  # pixels per inch; the clip figure is 9 inches wide
 )->bytes:
-    "The figure as PNG, reduced to 128 colours, which keeps files small and looks the same."
+    "The figure as PNG, reduced to 256 colours: a third of the size, and it looks the same."
     import io
     from PIL import Image
     raw, small = io.BytesIO(), io.BytesIO()
     fig.savefig(raw, format="png", dpi=dpi, facecolor="white")
-    Image.open(raw).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    Image.open(raw).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
     return small.getvalue()

@@ -1,0 +1,220 @@
+"Retargeting against GMR's goldens, against MuJoCo's Jacobians, and the properties a batch must have."
+import json
+import os
+from pathlib import Path
+
+import mujoco
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from motionbench.core.errors import ConfigError, InvalidMotion, RobotError
+from motionbench.core.gait import bundled_clips
+from motionbench.core.kinematics import sole_positions
+from motionbench.core.motion import HumanMotion, transform
+from motionbench.core.robot import load_robot
+from motionbench.io.safe_pickle import load as load_pickle
+from motionbench.retarget.clip import retarget, retarget_many
+from motionbench.retarget.config import bundled_configs, load_config, weights
+from motionbench.retarget.fit import fit_config
+from motionbench.retarget.solver import eliminate, evaluate, joint_twists, solve, solve_base, spatial_inertias, substitute, wrenches
+from motionbench.retarget.targets import make_targets
+from motionbench.retarget.tree import body_positions, compile_tree, kinematics
+
+GMR = Path(os.environ.get("MOTIONBENCH_TEST_DATA", Path(__file__).parents[1]/"../shared/data"))/"gmr"
+needs_goldens = pytest.mark.skipif(not GMR.is_dir(), reason=f"no goldens at {GMR}; set MOTIONBENCH_TEST_DATA")
+SHORT = dict(unitree_g1="g1", booster_t1="t1")
+CLIP = "cmu_01_01_jump"
+
+
+def golden(name, clip=CLIP):
+    "Robot, GMR's config and the human clip."
+    with np.load(GMR/f"{clip}_human.npz") as z:
+        human = HumanMotion(float(z["fps"]), z["pos"], z["quat_wxyz"], tuple(map(str, z["joint_names"])), (-1,)*len(z["joint_names"]), 1.75)
+    return load_robot(GMR/f"robots/{name}_gmr.xml"), load_config(GMR/f"ik_configs/smplx_to_{SHORT[name]}.json"), human
+
+
+def measure(robot, config, human, qpos):
+    "Mean cost and mean position error of the bodies with a position weight, from frame 5 on."
+    tree, w = compile_tree(robot.model, [b.body for b in config.bodies]), weights(config)
+    s = evaluate(tree, qpos[:, :3], qpos[:, 3:7], qpos[:, tree.qpos], *make_targets(config, human), *w)
+    return s.cost[5:].mean(), s.pos_error[5:, w[0] > 0].mean()
+
+
+def violations(robot, motion): return ((motion.dof_pos < robot.joint_range[:, 0]) | (motion.dof_pos > robot.joint_range[:, 1])).sum()
+
+
+@needs_goldens
+@pytest.mark.parametrize("name", SHORT)
+def test_beats_gmr_on_its_own_goldens(name):
+    robot, config, human = golden(name)
+    g = load_pickle(GMR/f"{CLIP}__{name}.pkl")
+    cost, pos = measure(robot, config, human, np.hstack([g["root_pos"], g["root_rot"][:, [3, 0, 1, 2]], g["dof_pos"]]))
+    motion = retarget(human, robot, config, ground="none")
+    our_cost, our_pos = measure(robot, config, human, robot.qpos(motion))
+    print(f"{name}: cost {our_cost:.2f} (GMR {cost:.2f}), position {100*our_pos:.2f} cm (GMR {100*pos:.2f})")
+    assert our_cost <= cost and our_pos <= pos
+    assert violations(robot, motion) == 0
+    assert np.allclose(motion.extra["tracking_cost"][5:].mean(), our_cost, rtol=1e-4)      # single precision reports the same cost
+    bad = golden(name, f"{CLIP}_tposeframe0")[2]
+    assert measure(robot, config, bad, robot.qpos(retarget(bad, robot, config, ground="none")))[0] < 1.02*our_cost
+
+
+@needs_goldens
+def test_mink_loop_is_gmr():
+    robot, config, human = golden("unitree_g1")
+    human = human.cut(0, 40)
+    theirs = load_pickle(GMR/f"{CLIP}__unitree_g1.pkl")["dof_pos"][:40]
+    ours = retarget(human, robot, config, solver="mink", ground="none")
+    assert np.allclose(ours.dof_pos, theirs, atol=1e-6)                                     # the same targets and the same loop
+
+
+@needs_goldens
+@settings(max_examples=8, deadline=None)
+@given(st.sampled_from(sorted(SHORT)), st.floats(-np.pi, np.pi))
+def test_heading_does_not_matter(name, angle):
+    robot, config, human = golden(name)
+    human = human.cut(300, 450)
+    straight, turned = (retarget(h, robot, config, ground="none").extra["tracking_cost"] for h in (human, transform(human, heading=angle, shift=(40, -70, 0))))
+    assert abs(turned.mean()/straight.mean() - 1) < 0.01
+
+
+@needs_goldens
+def test_gmr_configs_are_read_unchanged(tmp_path):
+    for path in sorted((GMR/"ik_configs").glob("*.json")):
+        config, raw = load_config(path), json.loads(path.read_text())
+        rows = {b.body: b for b in config.bodies}
+        for body, (joint, p, r, *_) in raw["ik_match_table2"].items():
+            if p or r: assert (rows[body].joint, rows[body].position_weight, rows[body].rotation_weight) == (joint, p, r)
+        assert config.rotation_blend == 0 and config.height_rule == "gmr" and config.human_height == 1.8
+    raw["ground_hight"] = 0
+    (tmp_path/"c.json").write_text(json.dumps(raw))
+    with pytest.raises(ConfigError, match="c.json: unknown key ground_hight"): load_config(tmp_path/"c.json")
+
+
+@pytest.mark.parametrize("name", bundled_configs())
+def test_bundled_configs(name):
+    "Fitted as they say, soles on the ground, limits kept, feet close to their targets, starts and neighbours without influence."
+    robot, config, clips = load_robot(name), load_config(name), bundled_clips()
+    again = fit_config(robot, config.robot_root, {b.body: (b.joint, b.position_weight, b.rotation_weight) for b in config.bodies},
+                       config.reference_pose, config.landmarks, config.start_pose)
+    assert again.scale == pytest.approx(config.scale, abs=1e-4)
+    for a, b in zip(again.bodies, config.bodies):
+        assert a.position_offset == pytest.approx(b.position_offset, abs=2e-4) and a.rotation_offset == pytest.approx(b.rotation_offset, abs=2e-5)
+    motions = dict(zip(clips, retarget_many(list(clips.values()), robot)))
+    for clip, motion in motions.items():
+        human = clips[clip]
+        assert len(motion) == len(human) and motion.fps == human.fps and violations(robot, motion) == 0
+        assert (motion.contacts == human.contacts).all()
+        pos = 100*motion.extra["tracking_pos_error"].mean(0)
+        feet = [b.joint.endswith("ankle") for b in config.bodies]
+        assert pos.mean() < 4 and pos[feet].max() < 1.5, f"{clip}: {dict(zip(motion.extra['tracking_bodies'], pos.round(1)))} cm"
+        if motion.contacts.any():
+            low = [z.min(1) for z in (sole_positions(robot, motion)[side][..., 2] for side in ("left", "right"))]
+            touching = np.concatenate([low[0][motion.contacts[:, :2].any(1)], low[1][motion.contacts[:, 2:].any(1)]])
+            assert abs(np.median(touching)) < 1e-6
+    alone, late = retarget(clips["run"], robot), retarget(clips["run"].cut(50), robot, ground="none")
+    assert np.allclose(alone.dof_pos, motions["run"].dof_pos, atol=0.02) and np.allclose(alone.root_pos, motions["run"].root_pos, atol=1e-3)
+    assert np.allclose(late.dof_pos, alone.dof_pos[50:], atol=0.02)
+
+
+def test_actors_of_any_height_give_the_robots_size():
+    walk = bundled_clips()["walk"]
+    tall = HumanMotion(walk.fps, walk.joint_pos*1.15, walk.joint_quat, walk.joint_names, walk.parents, walk.height*1.15, contacts=walk.contacts, contact_names=walk.contact_names)
+    a, b = retarget(walk, "biped"), retarget(tall, "biped")
+    assert np.allclose(a.dof_pos, b.dof_pos, atol=0.02) and np.allclose(a.root_pos, b.root_pos, atol=1e-3)
+
+
+def test_exact_rate_and_provenance():
+    motion = retarget(bundled_clips()["walk"], "biped", fps=100/3)
+    assert motion.fps == 100/3 and np.allclose(motion.times, np.arange(len(motion))*0.03)
+    step = motion.source["steps"][-1]
+    assert step["step"] == "retarget" and step["ground"] == "contact" and step["ground_shift"] != 0
+    json.dumps(motion.source)
+
+
+ODD = """<mujoco><compiler angle="radian"/><worldbody><body name="table" pos="2 0 0"><geom size=".1"/></body>
+<body name="base" pos="0 0 1"><freejoint/><geom size=".1"/>
+ <body name="fixed" pos="0.1 0 0" quat="0.8 0.6 0 0"><geom size=".02"/>
+  <body name="lift" pos="0 0.1 0.2"><joint name="lift" type="slide" axis="0.6 0 0.8" pos="0.1 0 0" range="-.2 .3" limited="true"/><geom size=".05"/>
+   <body name="arm" pos="0.2 0 0"><joint name="j1" axis="0 1 0" pos="0 0.05 0.1" ref="0.3"/><joint name="j2" axis="1 0 0.5" pos="-0.1 0 0"/><geom size=".05"/>
+    <body name="tip" pos="0.3 0.1 0" quat="0.7 0 0.7 0"><geom size=".05"/></body></body></body></body>
+ <body name="leg" pos="0 0 -.3"><joint name="j3" axis="0 0 1"/><geom size=".05"/></body></body>
+{more}</worldbody></mujoco>"""
+
+
+def test_odd_models_against_mujoco():
+    "Slides, several joints on a body, anchors off the origin, a reference angle, unlimited joints, fixed bodies and a second free body."
+    model = mujoco.MjModel.from_xml_string(ODD.format(more='<body name="ball" pos="3 0 0"><freejoint/><geom size=".1"/></body>'))
+    data, tree = mujoco.MjData(model), compile_tree(model, ["base", "tip", "leg"])
+    assert tree.joint_names == ("lift", "j1", "j2", "j3") and np.isinf(tree.high[1:]).all()
+    rng = np.random.default_rng(0)
+    q, e, phi = rng.normal(size=(4, 1)), rng.normal(size=(3, 3, 1)), rng.normal(size=(3, 3, 1))
+    wp2, wr2 = rng.uniform(1, 9, 3), rng.uniform(1, 9, 3)
+    R, P = kinematics(tree, np.eye(3)[..., None], q)
+    p, a = body_positions(tree, R, P), joint_twists(tree, R, P)
+    data.qpos[tree.base_qpos:tree.base_qpos + 7], data.qpos[tree.qpos] = (0, 0, 0, 1, 0, 0, 0), q[:, 0]
+    mujoco.mj_kinematics(model, data), mujoco.mj_comPos(model, data)
+    assert np.allclose(p[..., 0], [data.body(b).xpos for b in tree.bodies], atol=1e-12)
+    U, invD, u, A, f = eliminate(tree, a, spatial_inertias(p, wp2, wr2), wrenches(p, e, phi, wp2, wr2), 0.5, np.zeros((4, 1), bool))
+    v = solve_base(A, f)
+    ours = np.concatenate([v[3:], v[:3], substitute(tree, a, U, invD, u, v, np.full((4, 1), -np.inf), np.full((4, 1), np.inf))])[:, 0]
+    H, g = np.zeros((model.nv, model.nv)), np.zeros(model.nv)
+    for k, body in enumerate(tree.bodies):
+        Jp, Jr = np.zeros((3, model.nv)), np.zeros((3, model.nv))
+        mujoco.mj_jacBody(model, data, Jp, Jr, model.body(body).id)
+        H += wp2[k]*Jp.T@Jp + wr2[k]*Jr.T@Jr
+        g += wp2[k]*Jp.T@e[k, :, 0] + wr2[k]*Jr.T@phi[k, :, 0]
+    dense = np.linalg.solve(H + 0.5*np.eye(model.nv), g)
+    assert np.allclose(ours, dense[:len(ours)], atol=1e-10)
+
+
+def test_models_that_cannot_be_moved():
+    model = mujoco.MjModel.from_xml_string(ODD.format(more=""))
+    with pytest.raises(RobotError, match="table \\(no free joint\\)"): compile_tree(model, ["table"])
+    with pytest.raises(RobotError, match="hang on one body"): compile_tree(model, ["table", "tip"])
+    ball = ODD.replace('<joint name="j3" axis="0 0 1"/>', '<joint name="j3" type="ball"/>').format(more="")
+    with pytest.raises(RobotError, match="'j3' is neither a hinge nor a slide"): compile_tree(mujoco.MjModel.from_xml_string(ball), ["leg"])
+
+
+def test_long_ways_in_single_precision():
+    "Ten kilometres from the origin a clip is solved as well as at the origin."
+    walk, robot, config = bundled_clips()["walk"].cut(0, 60), load_robot("biped"), load_config("biped")
+    far = transform(walk, shift=(1e4, 0, 0))
+    near, far = (retarget(h, robot, config).extra["tracking_cost"].mean() for h in (walk, far))
+    assert far == pytest.approx(near, rel=1e-3)
+
+
+def broken(text, old, new): return text.replace(old, new, 1)
+
+
+@pytest.mark.parametrize("old, new, message", [
+    ("body: pelvis,", "body: pelviss,", "has no body 'pelviss', did you mean 'pelvis'\\?"),
+    ("robot_root: pelvis", "robot_root: hips", "has no body 'hips'"),
+    ("body: torso,", "body: torsoo,", "has no body 'torsoo', did you mean 'torso'\\?"),
+    ("joint: spine3,", "joint: spine9,", "scale lacks the joint 'spine9'"),
+    ("root_joints: [left_hip, right_hip]", "root_joints: [left_hip, hip]", "human has no joint 'hip'"),
+    ("root_scale:", "root_scal:", "root_scal: unknown key \\(did you mean root_scale\\?\\)"),
+    ("position_weight: 100.0", "position_weight: heavy", "bodies.0.position_weight"),
+    ("rotation_weight: 10.0", "rotation_weight: -1", "greater than or equal to 0"),
+    ("rotation_offset: [0.5, -0.5, -0.5, -0.5]", "rotation_offset: [0, 0, 0, 0]", "norm is 0"),
+    ("anchor: {spine3: pelvis}", "anchor: {spine3: pelvis, pelvis: spine3}", "runs in a circle"),
+    ("start_pose: {", "start_pose: {hip: 1, ", "start_pose names hip"),
+    ("bodies:", "bodies: [", "not readable as yaml"),
+])
+def test_bad_configs(tmp_path, old, new, message):
+    text = Path(load_config.__globals__["ASSETS"]/"biped.yaml").read_text()
+    assert old in text
+    (tmp_path/"my.yaml").write_text(broken(text, old, new))
+    with pytest.raises(ConfigError, match=message) as e: retarget(bundled_clips()["stand"], "biped", tmp_path/"my.yaml")
+    assert "\n" not in str(e.value)
+
+
+def test_bad_requests():
+    stand = bundled_clips()["stand"]
+    with pytest.raises(ConfigError, match="no retarget config for 'nao'.*biped"): retarget(stand, "biped", "nao")
+    with pytest.raises(ConfigError, match="unknown solver 'cyclic'"): retarget(stand, "biped", solver="cyclic")
+    with pytest.raises(ConfigError, match="expected contact or none"): retarget(stand, "biped", ground="sky")
+    with pytest.raises(InvalidMotion, match="at least two frames"): retarget(stand.cut(0, 1), "biped")
+    with pytest.raises(ConfigError, match="no such file"): load_config("missing.yaml")
+    assert retarget_many([], "biped") == []
