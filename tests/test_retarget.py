@@ -16,8 +16,9 @@ from motionbench.core.robot import load_robot
 from motionbench.io.safe_pickle import load as load_pickle
 from motionbench.retarget.clip import retarget, retarget_many
 from motionbench.retarget.config import bundled_configs, load_config, weights
+from motionbench.retarget.elimination import eliminate, joint_twists, solve_base, spatial_inertias, substitute, wrenches
 from motionbench.retarget.fit import fit_config
-from motionbench.retarget.solver import eliminate, evaluate, joint_twists, solve, solve_base, spatial_inertias, substitute, wrenches
+from motionbench.retarget.solver import evaluate
 from motionbench.retarget.targets import make_targets
 from motionbench.retarget.tree import body_positions, compile_tree, kinematics
 

@@ -24,7 +24,7 @@ class Table(list):
     def text(self):
         "Aligned columns, numbers to the right."
         head, *rows = self.cells()
-        if not rows: return "(empty)"
+        if not rows: return "none"
         width = [max(map(len, column)) for column in zip(head, *rows)]
         right = [any(isinstance(row.get(k), (int, float)) for row in self) for k in self.columns]
         line = lambda cells: "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, width, right)).rstrip()
@@ -37,11 +37,11 @@ class Table(list):
     def markdown(self):
         "A Markdown table."
         from motionbench.audit.report import to_markdown
-        return to_markdown(self._named())
+        return to_markdown(self._named()) if self else "none"
 
     def _repr_html_(self):
         from motionbench.audit.report import to_html
-        return to_html(self._named())
+        return to_html(self._named()) if self else "<p>none</p>"
 
     def __repr__(self): return self.text()
 

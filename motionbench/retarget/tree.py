@@ -121,7 +121,7 @@ def kinematics(
             R[k+1, 2] = F[2]
     return R, P
 
-
+# %% ../../nbs/retarget/02_tree.ipynb #9ef091e6
 def body_positions(
     tree:SolverTree,
     R:np.ndarray,  # node axes `(n+1, 3, 3, T)`
