@@ -85,7 +85,7 @@ def list_skipped(
     for row in rows[:10]: print(f"skipped {row['file']}: {row['reason']}", file=sys.stderr)
     if len(rows) > 10: print(f"skipped {len(rows) - 10} more files", file=sys.stderr)
 
-
+# %% ../nbs/91_cli.ipynb #9458e41f
 def common(
     parser,  # gets the flags
     *names:str,  # which of them

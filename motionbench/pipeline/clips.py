@@ -95,7 +95,7 @@ def scratch_folder(out, step, clip, owner)->Path:
     return Path(out)/".motionbench"/"scratch"/str(owner)/key_of(step, clip.name)[:16]
 
 # %% ../../nbs/pipeline/03_clips.ipynb #fa3d80ec
-WORKER_START = 6.0  # s until loky's workers have started and imported numpy, scipy and mujoco; measured 3 to 6 s on two cores
+WORKER_START = 4.0  # s until loky's workers have started and imported numpy, scipy and mujoco; measured 2 to 5 s on two cores
 
 
 def workers_pay(

@@ -11,6 +11,7 @@ import io, os, sys
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..core import errors
 from ..core.errors import MotionbenchError
 
 # %% ../../nbs/pipeline/00_engine.ipynb #7a02499c
@@ -240,10 +241,12 @@ def execute(
     partial = output.with_name(f".{output.stem}.running.ipynb")
     papermill = load_papermill()
     from papermill.exceptions import PapermillExecutionError
+    quiet = {"extra_arguments": ["--log-level=ERROR"]} if engine == "kernel" else {}
     try: papermill.execute_notebook(notebook, partial, parameters or {}, engine_name=ENGINES[engine], kernel_name="python3", language="python",
-                                        progress_bar=False, cwd=cwd)
+                                    progress_bar=False, cwd=cwd, **quiet)
     except PapermillExecutionError as e:
-        raise NotebookError(f"{output}: cell {e.exec_count} failed: {e.ename}: {e.evalue}") from None
+        ours = isinstance(getattr(errors, e.ename, None), type)
+        raise NotebookError(f"{'' if ours else e.ename + ': '}{e.evalue} (cell {e.exec_count} of {output})") from None
     finally:
         if partial.exists(): os.replace(partial, output)
     return output

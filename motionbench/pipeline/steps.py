@@ -150,7 +150,7 @@ def retarget_folder(
     reasons = {f: recognise(f, "HumanMotion") for f in files}
     skipped = [{"file": f.relative_to(folder).as_posix(), "reason": why} for f, why in reasons.items() if why]
     names = clip_names(folder, [f for f, why in reasons.items() if not why])
-    if not names: raise MotionFormatError(source, f"holds no human motion; {len(files)} files looked at" + (f", for instance {skipped[0]['file']}: {skipped[0]['reason']}" if skipped else ""))
+    if not names: raise MotionFormatError(source, "holds no human motion" + (f"; {skipped[0]['file']}: {skipped[0]['reason']}" if skipped else "") + (f"; {len(files) - 1} more files" if len(files) > 1 else ""))
     clips = [Clip(f"{r}/{n}", (f, *robot_files(given), *file_list(config, body_models)), tuple(place.format(robot=r, clip=n) + s for s in (".npz", ".pkl")), {"robot": given})
              for f, n in names.items() for r, given in robots.items()]
     parameters = {"solver": solver, "fps": fps, "config": config, "body_models": body_models}
@@ -175,7 +175,7 @@ def robot_clips(
         twins = {f.with_suffix("") for f, why in reasons.items() if not why and f.suffix == ".npz"}
         reasons |= {f: f"the same clip as {f.stem}.npz" for f, why in reasons.items() if not why and f.suffix == ".pkl" and f.with_suffix("") in twins}
         names = clip_names(folder, [f for f, why in reasons.items() if not why])
-        if not names: raise MotionFormatError(motions, f"holds no robot motion; {len(every)} files looked at")
+        if not names: raise MotionFormatError(motions, f"holds no robot motion; files looked at: {len(every)}")
         found, watch = [(next(iter(robots)), n, f) for f, n in names.items()], [motions]
         skipped = [{"file": f.relative_to(folder).as_posix(), "reason": why} for f, why in reasons.items() if why]
     own = {r: robot_files(given) if given else () for r, given in robots.items()}

@@ -37,7 +37,7 @@ def stage_tasks(
 def solve_stage(
     configuration,  # `mink.Configuration`; moved
     tasks:list,  # mink tasks with their targets set
-    limits:list,  # mink limits
+    limits:list | None,  # mink limits; `None` builds mink's default, the joint limits, anew in each step
 )->int:
     "The number of steps made."
     mink, dt = _mink(), configuration.model.opt.timestep
@@ -57,10 +57,11 @@ def solve_mink(
     pos:np.ndarray,  # target positions `(T, K, 3)`, m
     quat:np.ndarray,  # target orientations `(T, K, 4)`, wxyz
     progress=None,  # called with the number of frames done, after each
+    rebuild_limits:bool=False,  # build the joint limits anew in each step, as GMR does; slower, same result
 )->np.ndarray:
     "`qpos` `(T, nq)` of the model."
     mink = _mink()
-    configuration, limits = mink.Configuration(model), [mink.ConfigurationLimit(model)]
+    configuration, limits = mink.Configuration(model), None if rebuild_limits else [mink.ConfigurationLimit(model)]
     stages = [stage_tasks(model, config, stage) for stage in (1, 2)]
     qpos = np.empty((len(pos), model.nq))
     for t in range(len(pos)):
