@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RUN_DEFAULTS', 'Parser', 'with_hyphens', 'positive', 'rate', 'report', 'report_step', 'list_skipped', 'common',
            'add_run', 'command_run', 'add_robots', 'command_robots', 'add_inspect', 'command_inspect', 'describe',
-           'add_retarget', 'command_retarget', 'retarget_folder_command', 'one_of', 'add_audit', 'command_audit',
-           'add_amp', 'command_amp_convert', 'robot_of_config', 'build_parser', 'main']
+           'add_retarget', 'command_retarget', 'retarget_folder_command', 'one_of', 'not_itself', 'add_audit',
+           'command_audit', 'add_amp', 'command_amp_convert', 'robot_of_config', 'build_parser', 'main']
 
 # %% ../nbs/91_cli.ipynb #49831df2
 import argparse, json, os, sys
@@ -81,9 +81,10 @@ def report_step(
 def list_skipped(
     rows:list,  # file and reason
 ):
-    "Name the skipped files on standard error, the first ten of many; JSON has all."
-    for row in rows[:10]: print(f"skipped {row['file']}: {row['reason']}", file=sys.stderr)
-    if len(rows) > 10: print(f"skipped {len(rows) - 10} more files", file=sys.stderr)
+    "Name the skipped files on standard error, a line per reason; JSON has all."
+    for why in dict.fromkeys(row["reason"] for row in rows):
+        files = [row["file"] for row in rows if row["reason"] == why]
+        print(f"skipped {', '.join(files[:3])}{f' and {len(files) - 3} more' if len(files) > 3 else ''}: {why}", file=sys.stderr)
 
 # %% ../nbs/91_cli.ipynb #9458e41f
 def common(
@@ -133,7 +134,7 @@ def command_run(args)->int:
     say = lambda line: print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
     summary = run(**asked, out=args.out, n_jobs=args.n_jobs, force=args.force, say=say)
     text = ["", summary.table.text()]
-    if summary.failed: text += ["", "failed", summary.failed.text()]
+    if summary.failed: text += ["", "could not be processed", *(f"  {row['step']} {row['robot']}: {row['error']}" for row in summary.failed)]
     if summary.skipped: text += ["", "skipped", summary.skipped.text()]
     report(args, summary.dict(), "\n".join([*text, "", summary.closing()]))
     return 1 if summary.failed or args.strict and summary.bad_grades else 0
@@ -149,7 +150,7 @@ def add_robots(commands):
 def command_robots(args)->int:
     "List robot names."
     from motionbench.core.robot import available_robots
-    from motionbench.pipeline.tables import Table
+    from motionbench.view.tables import Table
     rows = available_robots()
     report(args, rows, Table(rows).text() + "\n\nAny MJCF or URDF file can be named by its path.")
     return 0
@@ -205,6 +206,7 @@ def command_retarget(args)->int:
     robot = cached_robot(args.robot)
     out = Path(args.out or f"{source.stem}_{robot.name}.npz")
     if out.suffix not in (".npz", ".pkl"): raise ConfigError(f"{out}: the result of a file is a file, .npz or .pkl")
+    not_itself(out, source)
     motion = retarget_file(source, args.robot, args.solver, args.fps, args.config, args.body_models)
     (write_gmr if out.suffix == ".pkl" else write_npz)(motion, out)
     row = {"file": str(out), "robot": robot.name, **retarget_row(motion)}
@@ -225,8 +227,17 @@ def one_of(*values):
     "The one value that is given; the last argument says what it is."
     *values, what = values
     given = [v for v in values if v]
-    if len(given) != 1: raise ConfigError(f"name {what}" + (f" once, not {' and '.join(given)}" if given else ""))
+    if len(given) != 1: raise ConfigError(f"name {what}" + (f" once, not {' and '.join(given)}" if given else "; --help tells more"))
     return given[0]
+
+
+def not_itself(
+    out:Path,  # file to write
+    source:Path,  # file that is read
+)->Path:
+    "`out`, unless it is the source: that is refused."
+    if out.expanduser().resolve() == source.resolve(): raise ConfigError(f"{out}: the result would overwrite its source; name another file")
+    return out
 
 # %% ../nbs/91_cli.ipynb #592271a0
 def add_audit(commands):
@@ -244,16 +255,13 @@ def command_audit(args)->int:
     "Grade files and folders."
     from tempfile import TemporaryDirectory
     from motionbench.pipeline.steps import audit_folder, audit_table
-    rows, failed, skipped = [], [], []
     with TemporaryDirectory(prefix="motionbench-") as scratch:
-        for source in args.source:
-            step = audit_folder(source, args.out or scratch, args.robot, args.gates, args.n_jobs, False, "{clip}", bool(args.out))
-            rows, failed, skipped = rows + step.rows, failed + list(step.failed), skipped + list(step.skipped)
-    table = audit_table(rows)
-    report(args, {"clips": rows, "failed": failed, "skipped": skipped}, table.markdown() if args.markdown else table.text())
-    list_skipped(skipped)
-    for row in failed: print(f"motionbench audit: {row['error']}", file=sys.stderr)
-    return 2 if failed else int(any(row["failed_gates"] for row in rows))
+        step = audit_folder(args.source, args.out or scratch, args.robot, args.gates, args.n_jobs, False, "{clip}", bool(args.out))
+    table = audit_table(step.rows)
+    report(args, {"clips": step.rows, "failed": list(step.failed), "skipped": list(step.skipped)}, table.markdown() if args.markdown else table.text() if table else "no motion was graded")
+    list_skipped(step.skipped)
+    for row in step.failed: print(f"motionbench audit: {row['error']}", file=sys.stderr)
+    return 2 if step.failed else int(any(row["failed_gates"] for row in step.rows))
 
 # %% ../nbs/91_cli.ipynb #12e7089a
 def add_amp(commands):
@@ -280,8 +288,9 @@ def command_amp_convert(args)->int:
     from motionbench.amp.features import amp_features
     from motionbench.amp.files import write_amp
     from motionbench.pipeline.work import about, read_robot_motion
+    out = not_itself(Path(args.out or f"{source.stem}_amp.pkl"), source)
     with about(source): clip = amp_features(*read_robot_motion(source, robot), args.fps, args.robot_config or None)
-    out = write_amp(clip, args.out or f"{source.stem}_amp.pkl")
+    write_amp(clip, out)
     report(args, {"file": str(out), "frames": len(clip), "dim": clip.layout.dim, "fps": clip.fps}, f"{out}: {len(clip)} frames of {clip.layout.dim} features at {clip.fps:g} fps")
     return 0
 
@@ -323,7 +332,8 @@ def main(
         return 0
     except (MotionbenchError, OSError) as e:
         if debug: raise
-        print(f"motionbench: {' '.join(str(e).split())}", file=sys.stderr)
+        text = f"{e.filename}: {e.strerror}" if isinstance(e, OSError) and e.filename and e.strerror else str(e)
+        print(f"motionbench: {' '.join(text.split())}", file=sys.stderr)
     except Exception as e:
         if debug: raise
         print(f"motionbench: internal error, please report it: {type(e).__name__}: {' '.join(str(e).split())} (MOTIONBENCH_DEBUG=1 shows the traceback)", file=sys.stderr)

@@ -14,7 +14,7 @@ from motionbench.audit.audit import audit_motion, measure
 from motionbench.audit.collisions import self_collisions
 from motionbench.audit.gates import DEFAULT_GATES, load_gates
 from motionbench.audit.metrics import held_frames, pose_rate, quat_flips, quat_norm_error, root_motion, root_step_velocity, skate_speed
-from motionbench.audit.report import audit_dict, audit_figure, save_figure, summary_rows, to_html, to_markdown, value_text, verdict_rows
+from motionbench.audit.report import audit_dict, audit_figure, save_figure, summary_rows, value_text, verdict_rows
 from motionbench.core.errors import ConfigError, InvalidMotion, RobotError
 from motionbench.core.figure import foot_points
 from motionbench.core.gait import run, walk
@@ -285,9 +285,10 @@ def test_reports_say_the_same_in_every_form(tmp_path):
     data = json.loads(json.dumps(audit_dict(audit), allow_nan=False))
     assert data["grade"] == "fail" and data["gates"][0]["name"] == "skate_mean_m_s" and data["metrics"]["tracking_pos_mean_cm"] is None
     row, = summary_rows([audit])
-    assert row["skate"] == "0.2 m/s" and row["tracking"] == "n/a" and row["failed"] == "foot skate, mean"
-    assert to_markdown([row]).count("\n") == 2 and "slide\\|1" in to_markdown([row]) and to_markdown([]) == "(empty)"
-    assert len(verdict_rows(audit)) == len(load_gates()) and "color:#cf2f3c" in to_html([row]) and value_text("held_share", 0.5) == "50 %"
+    assert row["skate"] == "0.2 m/s" and row["tracking"] == "n/a" and row["failed"] == "foot skate (mean)"
+    table = summary_rows([audit])
+    assert table.markdown().count("\n") == 2 and "slide\\|1" in table.markdown() and summary_rows([]).markdown() == "none"
+    assert len(verdict_rows(audit)) == len(load_gates()) and "color:#cf2f3c" in table._repr_html_() and value_text("held_share", 0.5) == "50 %"
     save_figure(audit, tmp_path/"deep"/"slide.png")
     assert Image.open(tmp_path/"deep"/"slide.png").size == (900, 700) and os.listdir(tmp_path/"deep") == ["slide.png"]
 

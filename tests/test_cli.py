@@ -155,7 +155,7 @@ def test_run_twice_then_lose_a_file_then_change_one(cli, walks, tmp_path):
     again = ("run", "--input", "in", "--robot", "biped,unitree_g1", "--out", "o")
     code, out, err = cli(*again, "--fps", "30")
     assert code == 0, err
-    for word in ("day1/slow", "unitree_g1", "notes.txt", "no known motion format", "pass the audit"): assert word in out
+    for word in ("day1/slow", "unitree_g1", "notes.txt", "no known motion format", "audit: "): assert word in out
     first = files("o")
     assert {"retarget/biped/day1/slow.npz", "retarget/unitree_g1/day2/fast.pkl", "audit/biped/day1/slow.json", "audit/biped/day1/slow.png", "amp/unitree_g1/day2/fast_amp.pkl",
             "reports/10_retarget.ipynb", "reports/20_audit.ipynb", "reports/30_amp.ipynb"} <= set(first)
@@ -231,3 +231,42 @@ def test_flags_of_the_guides(cli, walks, tmp_path):
     code, out, err = cli("audit", "tgt/day1/slow.npz", "--markdown", "--out", "report")
     assert out.startswith("| clip | robot |") and Path("report/slow.png").exists()
     assert cli("inspect", "tgt/day1/slow.pkl")[0] == 0 and "biped" in cli("robots", "--json")[1]
+
+
+def test_nothing_is_written_over_an_input_or_over_another_clip(cli, walks, tmp_path):
+    shutil.copytree(walks, tmp_path/"in")
+    shutil.copy("in/day1/slow.npz", "in/slow.npz")
+    before = files("in")
+    for command in (["run", "--input", "in", "--out", "in"], ["retarget", "in", "--out", "in", "--robot", "biped"], ["retarget", "in", "--out", "in/day1", "--robot", "biped"],
+                    ["retarget", "in/slow.npz", "--out", "in/slow.npz", "--robot", "biped"]):
+        code, out, err = cli(*command)
+        assert code == 2 and len(err.strip().splitlines()) == 1 and any(w in err for w in ("that is read", "over an input", "overwrite")), err
+    assert files("in") == before
+    assert cli("retarget", "in", "--out", "result", "--robot", "biped")[0] == 0
+    clips = json.loads(cli("audit", "result/day1/slow.npz", "result/slow.npz", "--out", "audits", "--json")[1])["clips"]
+    assert [c["clip"] for c in clips] == ["day1/slow", "slow"] and Path("audits/day1/slow.png").exists() and Path("audits/slow.png").exists()
+
+
+def test_results_inside_the_input_are_not_read_again(cli, walks, tmp_path):
+    shutil.copytree(walks, tmp_path/"in")
+    again = ("run", "--input", "in", "--out", "in/out", "--robot", "biped", "--fps", "30")
+    assert cli(*again)[0] == 0
+    code, out, err = cli(*again)
+    assert code == 0 and out.count("up to date") == 3 and "files skipped: 1." in out
+
+
+def test_robot_motion_among_human_motion_is_skipped(cli, walks, tmp_path):
+    shutil.copytree(walks, tmp_path/"in")
+    assert cli("retarget", "in/day1/slow.npz", "--out", "in/robot.npz", "--robot", "biped")[0] == 0
+    code, out, err = cli("retarget", "in", "--out", "result", "--robot", "biped")
+    assert code == 0 and "skipped robot.npz: holds robot motion, this step wants human motion" in err
+    code, out, err = cli("audit", walks)
+    assert code == 2 and "this step wants robot motion" in err
+
+
+def test_a_model_file_that_is_added_later_counts(cli, walks, tmp_path):
+    (tmp_path/"models").mkdir()
+    again = ("run", "--input", walks, "--body-models", "models", "--robot", "biped", "--fps", "30")
+    assert cli(*again)[0] == 0 and cli(*again)[1].count("up to date") == 3
+    (tmp_path/"models/SMPLX_NEUTRAL.npz").write_bytes(b"other numbers")
+    assert "retarget   2 made" in cli(*again)[1]

@@ -10,6 +10,7 @@ from motionbench.core.errors import MotionbenchError
 from motionbench.pipeline.cache import code_key, read_json, record_path
 from motionbench.pipeline.clips import Clip, make_clip, map_clips
 from motionbench.pipeline.engine import NotebookError, execute
+from motionbench.pipeline.work import clip_names
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -180,3 +181,12 @@ def test_a_run_killed_in_the_middle_is_resumed(tmp_path):
     assert done == [True, True, False, False, False] and list((out/".motionbench/scratch").iterdir()), "killed inside the third clip"
     assert states(map_clips(shout, clips, out, {"wait": 0.3}, n_jobs=1)) == ["kept", "kept", "made", "made", "made"]
     assert list((out/".motionbench/scratch").iterdir()) == []
+
+
+def test_an_interrupted_notebook_is_an_interrupt(tmp_path):
+    with pytest.raises(KeyboardInterrupt): execute(notebook(tmp_path/"nb.ipynb", "raise KeyboardInterrupt"), tmp_path/"o.ipynb")
+
+
+def test_no_two_files_of_a_folder_share_a_clip_name():
+    names = clip_names(Path("d"), [Path("d")/n for n in ("walk.npz", "walk.bvh", "walk.npz.bvh", "run.v2.bvh")])
+    assert list(names.values()) == ["walk.npz", "walk.bvh", "walk.npz.bvh", "run.v2"]

@@ -147,7 +147,7 @@ def acceleration_limits(
     robot,  # `Robot`
 )->np.ndarray:
     """Acceleration `(J,)` rad/s² that the joint's largest torque gives to its own limb, `effort_limit / M_jj`, with the inertia `M_jj` of the model's
-    neutral pose, rotor included. Nothing can go faster without help from other joints, so it is an upper bound. `None` without effort limits."""
+    neutral pose, rotor included. A scale, not a bound: in a bent pose the inertia is smaller, and other joints may help. `None` without effort limits."""
     return None if robot.effort_limit is None else robot.effort_limit/robot.model.dof_M0[robot.tree.qvel_adr]
 
 # %% ../../nbs/audit/00_metrics.ipynb #13381dbf

@@ -71,7 +71,6 @@ def write_json(
     value,  # JSON-able
 ):
     "Write readable JSON atomically."
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as part: Path(part).write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

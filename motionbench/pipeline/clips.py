@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['WORKER_START', 'Clip', 'Result', 'clip_key', 'up_to_date', 'make_clip', 'scratch_folder', 'workers_pay', 'in_workers',
-           'map_clips']
+           'map_clips', 'check_places']
 
 # %% ../../nbs/pipeline/03_clips.ipynb #522d31ba
 import os, shutil, sys, time, traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.errors import MotionbenchError
+from ..core.errors import ConfigError, MotionbenchError
 from .cache import code_key, fingerprint, key_of, read_json, record_path, unchanged, write_json
 
 # %% ../../nbs/pipeline/03_clips.ipynb #19a4a755
@@ -164,10 +164,11 @@ def map_clips(
     force:bool=False,  # make clips again that are up to date
     step:str="",  # names the records; default: the function's name
 )->list[Result]:
-    "One result per clip, in order. Failing clips are among them; nothing is raised for them."
+    "One result per clip, in order. Failing clips are among them; nothing is raised for them. `ConfigError` if outputs would overwrite inputs or each other."
     out, step, parameters = Path(out).resolve(), step or function.__name__, parameters or {}
     clips = [Clip(c.name, tuple(str(Path(f).resolve()) for f in c.inputs), tuple(c.outputs), c.parameters) for c in clips]
     results, todo = {}, []
+    check_places(clips, out)
     _sweep(out)
     for c in clips:
         record, broken = up_to_date(c, out, step, clip_key(function, {**parameters, **c.parameters}))
@@ -182,6 +183,18 @@ def map_clips(
                 bar.update()
     finally: shutil.rmtree(out/".motionbench"/"scratch"/str(os.getpid()), ignore_errors=True)
     return [results[c.name] for c in clips]
+
+
+def check_places(
+    clips:list,  # of `Clip`, inputs absolute
+    out:Path,  # the run's folder, absolute
+):
+    "`ConfigError` if a clip would be written over an input or over another clip."
+    inputs, taken = {f for c in clips for f in c.inputs}, {}
+    for c in clips:
+        for o in c.outputs:
+            if str(out/o) in inputs: raise ConfigError(f"{out/o}: {c.name} would be written over an input; choose another output folder")
+            if taken.setdefault(o, c.name) != c.name: raise ConfigError(f"{out/o}: both {taken[o]} and {c.name} would be written there")
 
 
 def _made(function, todo, out, step, parameters, n_jobs):

@@ -245,6 +245,7 @@ def execute(
     try: papermill.execute_notebook(notebook, partial, parameters or {}, engine_name=ENGINES[engine], kernel_name="python3", language="python",
                                     progress_bar=False, cwd=cwd, **quiet)
     except PapermillExecutionError as e:
+        if e.ename == "KeyboardInterrupt": raise KeyboardInterrupt from None
         ours = isinstance(getattr(errors, e.ename, None), type)
         raise NotebookError(f"{'' if ours else e.ename + ': '}{e.evalue} (cell {e.exec_count} of {output})") from None
     finally:
