@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
+from motionbench.core.contacts import sole_contacts
 from motionbench.core.errors import ConfigError, InvalidMotion, RobotError
 from motionbench.core.kinematics import forward_kinematics, sole_positions
 from motionbench.core.motion import HumanMotion, Motion, concatenate, transform
@@ -181,6 +182,27 @@ def test_concatenation_needs_boundaries_and_keeps_them():
     assert np.array_equal(both.split()[1].dof_pos, b.dof_pos)
     with pytest.raises(InvalidMotion, match="split"): both.resample(60)
     with pytest.raises(InvalidMotion, match="fps"): concatenate([a, b.resample(60)], boundaries=True)
+    with pytest.raises(InvalidMotion, match="no clips"): concatenate([], boundaries=True)
+    assert both.cut(4).starts == (0, 6) and both.cut(12).starts == (0,) and len(both.cut(4).split()[0]) == 6
+
+
+@pytest.mark.parametrize("fps", [0, -1, np.nan, np.inf, "fast"])
+def test_a_rate_is_finite_and_positive(fps):
+    with pytest.raises(InvalidMotion, match="fps is"): random_motion(load_robot("biped")).resample(fps)
+
+
+def test_long_clips_are_not_snapped_to_frames():
+    "At 300 000 frames the index of a new frame is still interpolated, not rounded."
+    t = np.arange(300_000)/30
+    clip = Motion(30, np.stack([t, 0*t, 0*t], 1), np.tile([1., 0, 0, 0], (len(t), 1)), np.zeros((len(t), 0)), (), "toy").resample(30.00001)
+    assert np.abs(clip.root_pos[:, 0] - clip.times).max() < 1e-9
+
+
+def test_a_point_foot_is_toe_and_heel():
+    from types import SimpleNamespace
+    robot = SimpleNamespace(feet=[SimpleNamespace(side=s, toe=np.array([False])) for s in ("left", "right")])
+    down, up = np.zeros((4, 1, 3)), np.tile([0, 0, .3], (4, 1, 1))
+    assert np.array_equal(sole_contacts(robot, dict(left=down, right=up), 30)[0], [True, True, False, False])
 
 
 def test_stored_velocities_stay_apart():
@@ -194,7 +216,8 @@ def test_stored_velocities_stay_apart():
     (dict(dof_pos=np.zeros((5, 3))), "dof_pos has shape"), (dict(root_quat=np.zeros((5, 4))), "norm 0 at frame 0"),
     (dict(joint_names=("a", "a")), "a more than once"), (dict(contacts=np.zeros((5, 1))), "without contact_names"),
     (dict(contacts=np.full((5, 1), .5), contact_names=("toe",)), "not all true or false"), (dict(torque=np.full((5, 2), np.inf)), "torque is inf at frame 0"),
-    (dict(root_pos=[["x", "y", "z"]]*5), "root_pos is not numeric")])
+    (dict(root_pos=[["x", "y", "z"]]*5), "root_pos is not numeric"), (dict(fps="fast"), "fps is fast"), (dict(starts=(0, 9)), "starts is \\(0, 9\\)"),
+    (dict(starts=(3, 2)), "rising frame numbers"), (dict(source={"steps": 5}), "steps is no list"), (dict(extra=5), "extra is a int")])
 def test_the_gate_names_what_is_wrong(change, words):
     good = dict(fps=30, root_pos=np.zeros((5, 3)), root_quat=np.tile([1., 0, 0, 0], (5, 1)), dof_pos=np.zeros((5, 2)), joint_names=("a", "b"), robot="toy")
     Motion(**good)
@@ -207,6 +230,11 @@ def test_a_single_frame_has_no_velocity():
 
 def test_a_human_of_the_wrong_unit_is_refused():
     with pytest.raises(InvalidMotion, match="unit"): HumanMotion(30, np.zeros((2, 1, 3)), np.tile([1., 0, 0, 0], (2, 1, 1)), ("pelvis",), (-1,), height=175.)
+
+
+@pytest.mark.parametrize("parents", [("a",), 5, (7,), (-2,)])
+def test_parents_are_indices(parents):
+    with pytest.raises(InvalidMotion, match="parents"): HumanMotion(30, np.zeros((2, 1, 3)), np.tile([1., 0, 0, 0], (2, 1, 1)), ("pelvis",), parents, height=1.7)
 
 
 def test_yaw_ignores_roll():

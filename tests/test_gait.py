@@ -136,6 +136,9 @@ def test_bundled_clips():
 
 @pytest.mark.parametrize("call,match", [(lambda: walk(3.0), "speed is 3.0"), (lambda: run(0.5), "speed is 0.5"), (lambda: walk(1.0, cadence=10), "cadence is 10"),
                                         (lambda: walk(1.9, cadence=60), "steps of"), (lambda: turn(0.5, turn_rate=3.0), "turn rate"), (lambda: walk(height=3.0), "body height"),
-                                        (lambda: jump(rise=2.0), "rise is"), (lambda: squat(170), "depth"), (lambda: wave(1.0), "at least 2"), (lambda: jump(duration=1.0), "takes")])
+                                        (lambda: jump(rise=2.0), "rise is"), (lambda: squat(170), "depth"), (lambda: wave(1.0), "at least 2"), (lambda: jump(duration=1.0), "takes"),
+                                        (lambda: walk(cadence=0), "cadence is 0"), (lambda: walk(turn_rate=np.nan), "turn rate"), (lambda: squat(reps=0), "reps is 0"),
+                                        (lambda: walk(duration=-1.0), "two frames"), (lambda: stand(duration=0.0), "two frames"), (lambda: squat(duration=np.nan), "two frames"),
+                                        (lambda: wave(fps=0.0), "two frames"), (lambda: run(fps=np.inf), "two frames")])
 def test_refusals(call, match):
     with pytest.raises(InvalidMotion, match=match): call()

@@ -251,6 +251,7 @@ Frame Time: 0.0333333
     (lambda s: s.replace("OFFSET 0 20 0", "OFFSET 0 2o 0"), "line 8: '2o' is no number"),
     (lambda s: s.replace("OFFSET 0 20 0", "OFFSET 0 20"), "line 8: OFFSET has 2 numbers"),
     (lambda s: s.replace("6 Xposition", "5 Xposition"), "line 5: channels"),
+    (lambda s: s.replace("6 Xposition Yposition Zposition", "6 Xposition Xposition Zposition"), "line 5: channels.*name one twice"),
     (lambda s: s.replace("Zrotation Xrotation Yrotation\n    End", "Zrotation Wrotation Yrotation\n    End"), "line 9: channels"),
     (lambda s: s.replace("Frames: 3", "Frames: three"), "line 17: Frames is 'three'"),
     (lambda s: s.replace("Frames: 3", "Frames: 0"), "at least one frame"),

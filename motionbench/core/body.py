@@ -6,11 +6,14 @@
 __all__ = ['BODY_JOINTS', 'ASSETS', 'GENDERS', 'Body', 'read_body', 'body_files', 'load_body', 'rest_joints', 'body_height',
            'sole_level', 'body_fk', 'chain', 'mesh_joints', 'standin_table', 'standin_arrays', 'write_standin']
 
-# %% ../../nbs/core/05_body.ipynb #90f6a45f
-import csv, os
+# %% ../../nbs/core/05_body.ipynb #d13639f4
+import csv
+import os
+import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -54,9 +57,11 @@ class Body:
 def _numeric(z, path, key):
     "One array of an npz file, refused when it is missing or holds Python objects."
     if key not in z: raise MotionFormatError(path, f"no array `{key}`; it has {', '.join(sorted(z.files))}", "Is this a body model of the SMPL family?")
-    try: return z[key]
-    except ValueError as e:
-        raise MotionFormatError(path, f"`{key}` holds Python objects, which are not read", "Convert it to a plain numeric array") from e
+    try: x = z[key]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+        raise MotionFormatError(path, f"`{key}` cannot be read ({e})", "It is damaged, or holds Python objects: convert it to a plain numeric array") from None
+    if x.dtype.kind not in "fiu" or not np.isfinite(x).all(): raise MotionFormatError(path, f"`{key}` holds something other than finite numbers", "The file is damaged")
+    return x
 
 
 def read_body(
@@ -65,12 +70,13 @@ def read_body(
 )->Body:
     "The skeleton of a SMPL family file; anything else raises `MotionFormatError`."
     try: z = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as e: raise MotionFormatError(path, f"not a readable npz file ({e})") from e
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e: raise MotionFormatError(path, f"not a readable npz file ({e})", "Download it again") from None
+    if not hasattr(z, "files"): raise MotionFormatError(path, "is a single array, not an npz file of several", "Is this a body model of the SMPL family?")
     with z:
         reg, v, dirs, kin = (_numeric(z, path, k) for k in ("J_regressor", "v_template", "shapedirs", "kintree_table"))
         note = str(z["standin"]) if "standin" in z else ""
-    J = len(reg)
-    if J not in BODY_JOINTS or v.shape != (reg.shape[1], 3) or dirs.shape[:2] != v.shape or kin.shape != (2, J):
+    J = len(reg) if reg.ndim == 2 else 0
+    if J not in BODY_JOINTS or dirs.ndim != 3 or v.shape != (reg.shape[1], 3) or dirs.shape[:2] != v.shape or kin.shape != (2, J):
         raise MotionFormatError(path, f"J_regressor {reg.shape}, v_template {v.shape}, shapedirs {dirs.shape}, kintree_table {kin.shape} do not fit together",
                                 "Expected 55, 52 or 24 joints")
     kind = {55: "smplx", 52: "smplh", 24: "smpl"}[J]
@@ -84,7 +90,7 @@ def read_body(
                 bool(note), note or "the model's own licence; not redistributable")
 
 # %% ../../nbs/core/05_body.ipynb #14630c98
-ASSETS = Path(str(files("motionbench")))/"assets"/"body"
+ASSETS = Path(find_spec("motionbench").origin).parent/"assets"/"body"
 GENDERS = ("neutral", "male", "female")
 
 

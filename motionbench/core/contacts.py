@@ -76,5 +76,5 @@ def sole_contacts(
     columns = []
     for foot in robot.feet:
         touch = detect_contacts(soles[foot.side], fps, height, speed)
-        columns += [touch[:, foot.toe].any(1), touch[:, ~foot.toe].any(1)]
+        columns += [touch[:, group if group.any() else ~group].any(1) for group in (foot.toe, ~foot.toe)]
     return np.stack(columns, 1)

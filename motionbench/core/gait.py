@@ -13,7 +13,7 @@ from .errors import InvalidMotion
 from .figure import arm, compose, figure, knee_reach, rotate
 from .motion import HumanMotion
 from .rotation import quat_mul, quat_rotate
-from .stride import G, run, turn, walk
+from .stride import G, frame_times, run, turn, walk
 
 # %% ../../nbs/core/08_gait.ipynb #a5ad6661
 def ease(
@@ -21,12 +21,9 @@ def ease(
     start:float,  # s
     stop:float,  # s
 ):
-    "0 before `start`, 1 after `stop`, without jumps in velocity or acceleration between (Flash & Hogan 1985)."
+    "0 before `start`, 1 after `stop`, without jumps in velocity or acceleration."
     u = np.clip((np.asarray(t) - start)/(stop - start), 0, 1)
     return u**3*(10 - 15*u + 6*u*u)
-
-
-def _times(duration, fps): return np.arange(round(duration*fps) + 1)/fps
 
 
 def _feet(fig, T, width, pitch=0.0, lift=0.0):
@@ -70,7 +67,7 @@ def stand(
     fps:float=60.0,  # frames per second
 )->HumanMotion:
     "Quiet standing; both feet in contact throughout."
-    fig, t = figure(height), _times(duration, fps)
+    fig, t = figure(height), frame_times(duration, fps)
     T, sway = len(t), 0.003*height*np.sin(2*np.pi*0.3*t)
     breath, width = np.radians(0.7)*np.sin(2*np.pi*0.25*t), 0.11*height
     pelvis = _stand_pelvis(fig, np.full(T, np.radians(5)), 0.01*height + sway, width, np.zeros(T))
@@ -95,7 +92,7 @@ def wave(
 )->HumanMotion:
     "Raising the right hand, waving it, and lowering it again."
     if duration < 2: raise InvalidMotion(f"duration is {duration} s, a wave needs at least 2")
-    fig, t = figure(height), _times(duration, fps)
+    fig, t = figure(height), frame_times(duration, fps)
     zero, up, width = np.zeros(len(t)), ease(t, 0.2, 1.0) - ease(t, duration - 0.9, duration - 0.1), 0.11*height
     pelvis = _stand_pelvis(fig, zero + np.radians(5), zero + 0.01*height, width, zero)
     pelvis[:, 1] += 0.006*height*up
@@ -114,8 +111,9 @@ def squat(
 )->HumanMotion:
     "Squats with the arms held forwards; both feet stay flat."
     if not 30 <= depth <= 120: raise InvalidMotion(f"squat depth is {depth} degrees, expected 30 to 120")
-    fig, t = figure(height), _times(duration, fps)
+    fig, t = figure(height), frame_times(duration, fps)
     reps = max(1, round(duration/2)) if reps is None else reps
+    if reps < 1: raise InvalidMotion(f"reps is {reps}, expected at least one squat")
     down = (1 - np.cos(2*np.pi*reps*t/duration))/2
     knee = np.radians(5 + (depth - 5)*down)
     (a, b), width = fig.leg(), 0.17*height
@@ -180,7 +178,7 @@ def jump(
 )->HumanMotion:
     "A jump on the spot with a countermovement; in flight the pelvis falls with exactly `G`."
     if not 0.03*height <= rise <= 0.25*height: raise InvalidMotion(f"rise is {rise} m, expected {0.03*height:.2f} to {0.25*height:.2f} for a height of {height} m")
-    fig, t = figure(height), _times(duration, fps)
+    fig, t = figure(height), frame_times(duration, fps)
     width, knee = 0.13*height, np.full(1, np.radians(15))
     start = _stand_pelvis(fig, knee, np.full(1, 0.01*height), width, np.zeros(1))[0]
     ts, z = _jump_plan(fig, rise, start[2], _take_off(fig, rise, start[2], start[0], width))

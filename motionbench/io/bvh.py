@@ -16,9 +16,9 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from ..core.errors import ConfigError, MotionFormatError
-from ..core.motion import SMPLX_JOINTS, HumanMotion
+from ..core.motion import REST, SMPLX_JOINTS, HumanMotion
 from ..core.rotation import quat_conj, quat_log, quat_mul, quat_rotate
-from .canonical import LIMBS, REST, SKELETONS, Skeleton, axes_quat, load_joint_map, recognise, straighten, to_canonical
+from .canonical import LIMBS, SKELETONS, Skeleton, axes_quat, load_joint_map, recognise, straighten, to_canonical
 from .files import check_file, reading
 from .registry import Format, register
 
@@ -83,6 +83,7 @@ def parse_hierarchy(
             if wrong or words[1:2] != [str(len(words) - 2)] or here in (None, "end"):
                 raise bvh.refuse(f"channels {' '.join(words[1:])!r}", f"Expected, inside a joint, a count and as many of {', '.join(CHANNELS.values())}", number)
             bvh.channels[here] = [CHANNELS[w.lower()] for w in words[2:]]
+            if len(set(bvh.channels[here])) < len(words) - 2: raise bvh.refuse(f"channels {' '.join(words[1:])!r} name one twice", "The file is damaged; export it again", number)
         elif key != "HIERARCHY": raise bvh.refuse(f"unexpected {words[0][:40]!r} in the hierarchy", "Is this a BVH file?", number)
     if open_joints: raise bvh.refuse("the hierarchy ends with open braces", "The file is truncated; export it again", len(lines))
     if not bvh.names: raise bvh.refuse("holds no joints", "The file is empty or truncated; export it again")
@@ -123,7 +124,7 @@ def parse_motion(
         header.append(found[1])
     count, bvh.frame_time = header
     if not count.isdigit() or int(count) < 1: raise bvh.refuse(f"Frames is {count!r}", "A clip needs at least one frame", rows[0][0])
-    if parse_number(bvh, bvh.frame_time, rows[1][0]) <= 0: raise bvh.refuse(f"Frame Time is {bvh.frame_time!r}", "It must be positive seconds", rows[1][0])
+    if parse_number(bvh, bvh.frame_time, rows[1][0]) < 1e-6: raise bvh.refuse(f"Frame Time is {bvh.frame_time!r}", "It must be positive seconds", rows[1][0])
     start = rows[1][0] - first + 1
     frames, width = int(count), sum(map(len, bvh.channels))
     if not width: raise bvh.refuse("no joint has channels", "The file is damaged; export it again")
