@@ -58,7 +58,7 @@ def read_amass(
     keys = ("root_orient", "pose_body", "poses", "trans", "betas", "gender", "surface_model_type", *RATE_KEYS)
     a = npz_arrays(path, keys, optional=[k for k in keys if k != "trans"])
     rate = amass_rate(path, a, fps)
-    gender = a["gender"].item() if "gender" in a and a["gender"].ndim == 0 else "neutral"
+    gender = a["gender"].flat[0] if "gender" in a and a["gender"].size == 1 else "neutral"
     gender = gender.decode("latin1") if isinstance(gender, bytes) else str(gender)
     with reading(path, "AMASS"):
         root, pose, kind = amass_poses(path, a)

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['DAMAGED', 'atomic_path', 'check_file', 'npz_arrays', 'reading']
 
-# %% ../../nbs/io/00_files.ipynb #c8de2d3b
+# %% ../../nbs/io/00_files.ipynb #b7d445a4
 import math
 import os
-import tempfile
+import uuid
 import zipfile
 import zlib
 from contextlib import contextmanager
@@ -25,28 +25,19 @@ def atomic_path(
 ):
     "A temporary path with the same suffix, to write to inside `with`; renamed to `path` at the end, removed on any error. `MotionFormatError` if the folder cannot be written."
     path = Path(path)
+    temp = path.with_name(f".{path.stem[:40]}.{uuid.uuid4().hex}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}.", suffix=path.suffix)
-        os.close(handle)
+        open(temp, "xb").close()
     except OSError as e:
         raise MotionFormatError(path, f"cannot be written: {e.strerror}", "Choose an output folder you may write to") from None
-    temp = Path(name)
     try:
         yield temp
-        os.chmod(temp, 0o666 & ~_umask())
         os.replace(temp, path)
     except OSError as e:
-        if e.filename not in (name, str(path), None): raise
+        if e.filename is not None and os.fspath(e.filename) not in (str(temp), str(path)): raise
         raise MotionFormatError(path, f"cannot be written: {e.strerror}", "Is there space left, and is the place no folder?") from None
     finally: temp.unlink(missing_ok=True)
-
-
-def _umask():
-    "The process's file mode mask."
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 # %% ../../nbs/io/00_files.ipynb #4074a906
 def check_file(

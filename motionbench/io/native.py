@@ -51,6 +51,7 @@ def read_meta(
     except ValueError as e: raise MotionFormatError(path, f"meta is no JSON ({e})", "The file is damaged") from None
     if not isinstance(meta, dict) or meta.get("schema") != SCHEMA or meta.get("kind") not in KINDS:
         raise MotionFormatError(path, "is no motionbench clip", f"Expected schema {SCHEMA}")
+    if not isinstance(meta.get("extra", {}), dict): raise MotionFormatError(path, "meta.extra is no table", "The file is damaged")
     if not isinstance(meta.get("version"), int) or meta["version"] > VERSION:
         raise MotionFormatError(path, f"has version {meta.get('version')}, this motionbench knows {VERSION}", "Update motionbench")
     return meta
@@ -65,11 +66,11 @@ def read_npz(
     meta = read_meta(path, arrays)
     kind, known = KINDS[meta["kind"]], {f.name for f in fields(KINDS[meta["kind"]])}
     given = {k: tuple(x.tolist()) if k in NAMES else x for k, x in arrays.items() if k in known}
-    given |= {k: tuple(meta[k]) if k in ("starts", "parents") else meta[k] for k in PLAIN if k in meta and k in known}
+    given |= {k: tuple(meta[k]) if isinstance(meta[k], list) else meta[k] for k in PLAIN if k in meta and k in known}
     extra = {**meta.get("extra", {}), **{k.removeprefix("extra."): x for k, x in arrays.items() if k.startswith("extra.")}}
     with reading(path, "a motionbench clip"):
         try: return kind(**given, extra=extra)
-        except TypeError as e: raise MotionFormatError(path, f"lacks a field ({e})", "The file is damaged") from None
+        except TypeError as e: raise MotionFormatError(path, f"has a field missing or of the wrong type ({e})", "The file is damaged") from None
 
 
 def _is_native(probe): return probe.magic == "npz" and "meta" in probe.keys
