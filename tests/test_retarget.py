@@ -10,17 +10,18 @@ from hypothesis import given, settings, strategies as st
 
 from motionbench.core.errors import ConfigError, InvalidMotion, RobotError
 from motionbench.core.gait import bundled_clips
-from motionbench.core.kinematics import sole_positions
+from motionbench.core.kinematics import compile_tree, sole_positions
 from motionbench.core.motion import HumanMotion, transform
-from motionbench.core.robot import load_robot
+from motionbench.core.robot import joint_ranges, load_robot
+from motionbench.core.rotation import quat_conj, quat_exp, quat_log, quat_mul, quat_to_matrix
 from motionbench.io.safe_pickle import load as load_pickle
 from motionbench.retarget.clip import retarget, retarget_many
-from motionbench.retarget.config import bundled_configs, load_config, weights
+from motionbench.retarget.config import bundled_configs, from_gmr, load_config, weights
 from motionbench.retarget.elimination import eliminate, joint_twists, solve_base, spatial_inertias, substitute, wrenches
 from motionbench.retarget.fit import fit_config
-from motionbench.retarget.solver import evaluate
+from motionbench.retarget.solver import evaluate, rotation_error
 from motionbench.retarget.targets import make_targets
-from motionbench.retarget.tree import body_positions, compile_tree, kinematics
+from motionbench.retarget.tree import body_positions, kinematics, solver_tree
 
 GMR = Path(os.environ.get("MOTIONBENCH_TEST_DATA", Path(__file__).parents[1]/"../shared/data"))/"gmr"
 needs_goldens = pytest.mark.skipif(not GMR.is_dir(), reason=f"no goldens at {GMR}; set MOTIONBENCH_TEST_DATA")
@@ -37,7 +38,7 @@ def golden(name, clip=CLIP):
 
 def measure(robot, config, human, qpos):
     "Mean cost and mean position error of the bodies with a position weight, from frame 5 on."
-    tree, w = compile_tree(robot.model, [b.body for b in config.bodies]), weights(config)
+    tree, w = solver_tree(robot.tree, robot.joint_range, [b.body for b in config.bodies]), weights(config)
     s = evaluate(tree, qpos[:, :3], qpos[:, 3:7], qpos[:, tree.qpos], *make_targets(config, human), *w)
     return s.cost[5:].mean(), s.pos_error[5:, w[0] > 0].mean()
 
@@ -141,13 +142,20 @@ ODD = """<mujoco><compiler angle="radian"/><worldbody><body name="table" pos="2 
    <body name="arm" pos="0.2 0 0"><joint name="j1" axis="0 1 0" pos="0 0.05 0.1" ref="0.3"/><joint name="j2" axis="1 0 0.5" pos="-0.1 0 0"/><geom size=".05"/>
     <body name="tip" pos="0.3 0.1 0" quat="0.7 0 0.7 0"><geom size=".05"/></body></body></body></body>
  <body name="leg" pos="0 0 -.3"><joint name="j3" axis="0 0 1"/><geom size=".05"/></body></body>
-{more}</worldbody></mujoco>"""
+</worldbody></mujoco>"""
+
+
+def odd(bodies):
+    "The odd model and the solver's tree for some of its bodies."
+    model = mujoco.MjModel.from_xml_string(ODD)
+    tree = compile_tree(model)
+    return model, solver_tree(tree, joint_ranges(model, tree), bodies)
 
 
 def test_odd_models_against_mujoco():
-    "Slides, several joints on a body, anchors off the origin, a reference angle, unlimited joints, fixed bodies and a second free body."
-    model = mujoco.MjModel.from_xml_string(ODD.format(more='<body name="ball" pos="3 0 0"><freejoint/><geom size=".1"/></body>'))
-    data, tree = mujoco.MjData(model), compile_tree(model, ["base", "tip", "leg"])
+    "Slides, several joints on a body, anchors off the origin, a reference angle, unlimited joints, fixed bodies and a body of the world."
+    model, tree = odd(["base", "tip", "leg"])
+    data = mujoco.MjData(model)
     assert tree.joint_names == ("lift", "j1", "j2", "j3") and np.isinf(tree.high[1:]).all()
     rng = np.random.default_rng(0)
     q, e, phi = rng.normal(size=(4, 1)), rng.normal(size=(3, 3, 1)), rng.normal(size=(3, 3, 1))
@@ -171,11 +179,21 @@ def test_odd_models_against_mujoco():
 
 
 def test_models_that_cannot_be_moved():
-    model = mujoco.MjModel.from_xml_string(ODD.format(more=""))
-    with pytest.raises(RobotError, match="table \\(no free joint\\)"): compile_tree(model, ["table"])
-    with pytest.raises(RobotError, match="hang on one body"): compile_tree(model, ["table", "tip"])
-    ball = ODD.replace('<joint name="j3" axis="0 0 1"/>', '<joint name="j3" type="ball"/>').format(more="")
-    with pytest.raises(RobotError, match="'j3' is neither a hinge nor a slide"): compile_tree(mujoco.MjModel.from_xml_string(ball), ["leg"])
+    for bodies in (["table"], ["tip", "table"]):
+        with pytest.raises(RobotError, match="floating base base, but table stands in the world"): odd(bodies)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, float])
+def test_rotation_errors_up_to_a_half_turn(dtype):
+    rng = np.random.default_rng(0)
+    for angle in (0, 1e-7, 1e-3, 1, 3, np.pi - 1e-3, np.pi - 1e-5, np.pi - 1e-7, np.pi):
+        v = rng.normal(size=(200, 3))
+        v *= angle/np.linalg.norm(v, axis=1, keepdims=True)
+        start = quat_exp(rng.normal(size=(200, 3)))
+        columns = lambda q: quat_to_matrix(q).transpose(2, 1, 0)[None].astype(dtype)
+        error = rotation_error(columns(start), columns(quat_mul(quat_exp(v), start)))[0].T
+        apart = np.linalg.norm(quat_log(quat_mul(quat_exp(error), quat_conj(quat_exp(v)))), axis=1)        # the axis of a half turn has no sign
+        assert np.allclose(np.linalg.norm(error, axis=1), angle, atol=3e-6) and apart.max() < 1e-3
 
 
 def test_long_ways_in_single_precision():
@@ -202,6 +220,7 @@ def broken(text, old, new): return text.replace(old, new, 1)
     ("anchor: {spine3: pelvis}", "anchor: {spine3: pelvis, pelvis: spine3}", "runs in a circle"),
     ("start_pose: {", "start_pose: {hip: 1, ", "start_pose names hip"),
     ("bodies:", "bodies: [", "not readable as yaml"),
+    ("root_scale:", "root_scale: .inf #", "root_scale: Input should be a finite number"),
 ])
 def test_bad_configs(tmp_path, old, new, message):
     text = Path(load_config.__globals__["ASSETS"]/"biped.yaml").read_text()
@@ -209,6 +228,17 @@ def test_bad_configs(tmp_path, old, new, message):
     (tmp_path/"my.yaml").write_text(broken(text, old, new))
     with pytest.raises(ConfigError, match=message) as e: retarget(bundled_clips()["stand"], "biped", tmp_path/"my.yaml")
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("key, value, message", [
+    ("ik_match_table1", {"T": ["pelvis", 1, 1, [0, 0], [1, 0, 0, 0]]}, "ik_match_table1: T.3.2"), ("ik_match_table2", {"T": [["pelvis"], 1, 1, [0, 0, 0], [1, 0, 0, 0]]}, "ik_match_table2: T.0"),
+    ("ik_match_table1", [1], "ik_match_table1"), ("human_scale_table", 5, "human_scale_table"), ("ground_height", "low", "ground_height"), ("human_scale_table", {"head": 1}, "lacks the root")])
+def test_bad_gmr_configs(key, value, message):
+    row = ["pelvis", 100, 10, [0, 0, 0], [1, 0, 0, 0]]
+    good = dict(robot_root_name="T", human_root_name="pelvis", ground_height=0.0, human_height_assumption=1.8, use_ik_match_table1=True, use_ik_match_table2=True,
+                human_scale_table={"pelvis": .9}, ik_match_table1={"T": row}, ik_match_table2={"T": row})
+    assert from_gmr(good).bodies[0].body == "T"
+    with pytest.raises(ConfigError, match=message): from_gmr({**good, key: value})
 
 
 def test_bad_requests():

