@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WORKER_START', 'Clip', 'Result', 'clip_key', 'up_to_date', 'make_clip', 'scratch_folder', 'workers_pay', 'in_workers',
-           'map_clips', 'check_places']
+           'check_places', 'map_clips']
 
 # %% ../../nbs/pipeline/03_clips.ipynb #522d31ba
 import os, shutil, sys, time, traceback
@@ -154,6 +154,18 @@ def _alone(function, clip, out, step, parameters, owner)->Result:
         write_json(record_path(out, step, clip.name), {"clip": clip.name, "key": "", "inputs": [], "outputs": [], "row": {}, "error": error, "traceback": "", "seconds": 0.0})
         return Result(clip.name, "failed", {}, error)
 
+# %% ../../nbs/pipeline/03_clips.ipynb #ef7e3e1e
+def check_places(
+    clips:list,  # of `Clip`, inputs absolute
+    out:Path,  # the run's folder, absolute
+):
+    "`ConfigError` if a clip would be written over an input or over another clip."
+    inputs, taken = {f for c in clips for f in c.inputs}, {}
+    for c in clips:
+        for o in c.outputs:
+            if str(out/o) in inputs: raise ConfigError(f"{out/o}: {c.name} would be written over an input; choose another output folder")
+            if taken.setdefault(o, c.name) != c.name: raise ConfigError(f"{out/o}: both {taken[o]} and {c.name} would be written there")
+
 # %% ../../nbs/pipeline/03_clips.ipynb #ee34627d
 def map_clips(
     function,  # `(inputs, outputs, **parameters) -> row`; inputs and outputs are lists of paths
@@ -183,18 +195,6 @@ def map_clips(
                 bar.update()
     finally: shutil.rmtree(out/".motionbench"/"scratch"/str(os.getpid()), ignore_errors=True)
     return [results[c.name] for c in clips]
-
-
-def check_places(
-    clips:list,  # of `Clip`, inputs absolute
-    out:Path,  # the run's folder, absolute
-):
-    "`ConfigError` if a clip would be written over an input or over another clip."
-    inputs, taken = {f for c in clips for f in c.inputs}, {}
-    for c in clips:
-        for o in c.outputs:
-            if str(out/o) in inputs: raise ConfigError(f"{out/o}: {c.name} would be written over an input; choose another output folder")
-            if taken.setdefault(o, c.name) != c.name: raise ConfigError(f"{out/o}: both {taken[o]} and {c.name} would be written there")
 
 
 def _made(function, todo, out, step, parameters, n_jobs):

@@ -6,7 +6,7 @@
 __all__ = ['OURS', 'UNCOUNTED', 'COLUMNS', 'load_pipeline', 'pipeline_model', 'step_parameters', 'step_key', 'listing',
            'note_path', 'finish_step', 'is_finished', 'Summary', 'summarise', 'remember', 'recall', 'run']
 
-# %% ../../nbs/pipeline/06_run.ipynb #69ffd928
+# %% ../../nbs/pipeline/06_run.ipynb #2bd1dcce
 import os, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from .steps import index_path, read_step, robots_of
 from .work import find_files
 from ..view.tables import Table
 
-# %% ../../nbs/pipeline/06_run.ipynb #bef6ed34
+# %% ../../nbs/pipeline/06_run.ipynb #8dbdd360
 OURS = Path(motionbench.__path__[0])/"assets"/"pipelines"
 
 
@@ -60,7 +60,7 @@ def pipeline_model():
         parameters: dict = {}
     return PipelineSpec
 
-# %% ../../nbs/pipeline/06_run.ipynb #cc52c351
+# %% ../../nbs/pipeline/06_run.ipynb #c7285804
 def step_parameters(
     spec,  # from `load_pipeline`
     common:dict,  # of the run; a step takes those it knows
@@ -79,7 +79,7 @@ def step_parameters(
         own[step][name] = parse_value(value, known[step][name]) if name in known[step] else value
     return {s.name: check_parameters({**{k: v for k, v in shared.items() if k in known[s.name]}, **own[s.name]}, known[s.name], f"step {s.name}") for s in spec.steps}
 
-# %% ../../nbs/pipeline/06_run.ipynb #9583faca
+# %% ../../nbs/pipeline/06_run.ipynb #f447892c
 UNCOUNTED = ("n_jobs", "force", "out")  # parameters that do not change what is made
 
 
@@ -129,7 +129,7 @@ def is_finished(
     note = read_json(note_path(out, step))
     return bool(note) and note["key"] == key and note["listing"] == listing(note["watch"]) and all(stamp(f) == s for f, s in note["files"].items())
 
-# %% ../../nbs/pipeline/06_run.ipynb #f8e596a6
+# %% ../../nbs/pipeline/06_run.ipynb #658602e0
 COLUMNS = {"clip": None, "robot": None, "frames": None, "seconds": None, "tracking_cm": "tracking [cm]", "grade": None, "first_failed_gate": None, "amp_frames": None, "amp_dim": None}
 
 
@@ -184,7 +184,7 @@ def summarise(
         skipped += step.skipped
     return Summary(Path(out), list(clips.values()), Table(failed, ["step", "robot", "clip", "error"]), Table(skipped), steps)
 
-# %% ../../nbs/pipeline/06_run.ipynb #c65c2e56
+# %% ../../nbs/pipeline/06_run.ipynb #9e6298a4
 def remember(
     out,  # the run's folder
     arguments:dict,  # of `run`, JSON-able
@@ -201,7 +201,7 @@ def recall(
     if arguments is None: raise ConfigError(f"{out}: no run to resume here; start one without --resume")
     return arguments
 
-# %% ../../nbs/pipeline/06_run.ipynb #3b24a7db
+# %% ../../nbs/pipeline/06_run.ipynb #587bb2a1
 def run(
     pipeline=None,  # YAML file; None: the default pipeline
     source:str="",  # folder or file of human motion; empty: the bundled clips

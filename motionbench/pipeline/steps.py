@@ -6,7 +6,7 @@
 __all__ = ['Step', 'index_path', 'read_step', 'run_step', 'robots_of', 'robot_files', 'file_list', 'audit_table', 'gate_counts',
            'check_configs', 'nothing_found', 'retarget_folder', 'robot_clips', 'placed', 'audit_folder', 'amp_folder']
 
-# %% ../../nbs/pipeline/05_steps.ipynb #a623c047
+# %% ../../nbs/pipeline/05_steps.ipynb #32996f4c
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from .clips import Clip, map_clips
 from .work import amp_clip, audit_clip, bundled_folder, cached_robot, clip_names, find_files, recognise, retarget_clip
 from ..view.tables import Table
 
-# %% ../../nbs/pipeline/05_steps.ipynb #d2b4f3d4
+# %% ../../nbs/pipeline/05_steps.ipynb #e68da917
 @dataclass(frozen=True)
 class Step:
     "What a step did; the same stands in its index."
@@ -56,7 +56,7 @@ def read_step(
     if index is None: raise ConfigError(f"the step {step} has left nothing in {out}: run it first, or name a folder of motion")
     return Step(step, Path(out), index["rows"], Table(index["failed"]), Table(index["skipped"]), last["made"])
 
-# %% ../../nbs/pipeline/05_steps.ipynb #19b69c54
+# %% ../../nbs/pipeline/05_steps.ipynb #16545993
 def run_step(
     step:str,  # its name, and that of its folder
     function,  # what makes one clip
@@ -80,7 +80,7 @@ def run_step(
     write_json(Path(out)/".motionbench"/f"{step}.last.json", {"made": made})
     return Step(step, Path(out), rows, Table(failed), Table(skipped), made)
 
-# %% ../../nbs/pipeline/05_steps.ipynb #489f0d0c
+# %% ../../nbs/pipeline/05_steps.ipynb #4fa3ca38
 def robots_of(
     names:str,  # names or model files, separated by commas
 )->dict:
@@ -105,7 +105,7 @@ def file_list(
     paths = [Path(p).expanduser() for p in paths if p]
     return tuple(f for p in paths for f in (sorted(q for q in p.rglob("*") if q.suffix in (".npz", ".pkl")) if p.is_dir() else [p] if p.is_file() else []))
 
-# %% ../../nbs/pipeline/05_steps.ipynb #1741dd5f
+# %% ../../nbs/pipeline/05_steps.ipynb #01d600ac
 def audit_table(
     rows:list,  # of the step audit
 )->Table:
@@ -123,7 +123,7 @@ def gate_counts(
     counts = [{"gate": n, "is": LABELS[n], "failed": count(n, "failed_gates"), "warned": count(n, "warned_gates")} for n in names]
     return Table(sorted(counts, key=lambda r: (-r["failed"], -r["warned"])))
 
-# %% ../../nbs/pipeline/05_steps.ipynb #a313b794
+# %% ../../nbs/pipeline/05_steps.ipynb #75cc6a75
 def check_configs(
     robots:dict,  # from `robots_of`
     config:str="",  # retarget config; empty: the bundled ones
@@ -170,7 +170,7 @@ def retarget_folder(
     parameters = {"solver": solver, "fps": fps, "config": config, "body_models": body_models}
     return run_step("retarget", retarget_clip, clips, out, parameters, [source, *([body_models] if body_models else [])], skipped, n_jobs, force)
 
-# %% ../../nbs/pipeline/05_steps.ipynb #7c1b3549
+# %% ../../nbs/pipeline/05_steps.ipynb #fe9f2150
 def robot_clips(
     motions,  # folder or file of robot motion, or a list of them; empty: what the step retarget left in `out`
     out:str,  # the run's folder
@@ -206,7 +206,7 @@ def placed(
     where = lambda c: place.format(**dict(zip(("robot", "clip"), c.name.split("/", 1))))
     return [replace(c, outputs=tuple(where(c) + s for s in suffixes)) for c in clips]
 
-# %% ../../nbs/pipeline/05_steps.ipynb #825c13b0
+# %% ../../nbs/pipeline/05_steps.ipynb #63387770
 def audit_folder(
     motions, out:str, robot:str="", # as in `robot_clips`
     gates:str="",  # YAML of thresholds

@@ -7,7 +7,7 @@ __all__ = ['MOTION_SUFFIXES', 'find_files', 'files_below', 'recognise', 'clip_na
            'read_robot_motion', 'bundled_folder', 'write_bundled', 'about', 'retarget_file', 'retarget_clip',
            'retarget_row', 'audit_clip', 'amp_clip']
 
-# %% ../../nbs/pipeline/04_work.ipynb #e20326b5
+# %% ../../nbs/pipeline/04_work.ipynb #f720c27b
 import os
 from collections import Counter
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from ..core.errors import InvalidMotion, MotionbenchError, MotionFormatError, Ro
 from .cache import stamp, write_json
 from .clips import Clip, map_clips
 
-# %% ../../nbs/pipeline/04_work.ipynb #f8f2ca66
+# %% ../../nbs/pipeline/04_work.ipynb #4e41ba92
 MOTION_SUFFIXES = (".bvh", ".npz", ".pkl", ".npy")  # a damaged file of these is a failure, not something else
 
 
@@ -70,7 +70,7 @@ def clip_names(
     plain = Counter(bare := [f.relative_to(folder).with_suffix("").as_posix() for f in files])
     return {f: name if plain[name] == 1 and name not in full else whole for f, whole, name in zip(files, full, bare)}
 
-# %% ../../nbs/pipeline/04_work.ipynb #e55eba7d
+# %% ../../nbs/pipeline/04_work.ipynb #e87d16fa
 @lru_cache(maxsize=8)
 def cached_robot(
     name:str,  # name or path
@@ -110,7 +110,7 @@ def read_robot_motion(
     try: return motion, cached_robot(robot or motion.robot)
     except RobotError as e: raise MotionFormatError(path, f"whose motion is it? {e}", "Name its robot with --robot") from None
 
-# %% ../../nbs/pipeline/04_work.ipynb #46918f3e
+# %% ../../nbs/pipeline/04_work.ipynb #b07dd7b1
 def bundled_folder(
     out,  # the run's folder
 )->Path:
@@ -136,7 +136,7 @@ def write_bundled(
     write_npz(_bundled()[name], outputs[0])
     return {"frames": _bundled()[name].n_frames}
 
-# %% ../../nbs/pipeline/04_work.ipynb #e441bb26
+# %% ../../nbs/pipeline/04_work.ipynb #575ae150
 @contextmanager
 def about(
     path,  # the file in work
@@ -158,7 +158,7 @@ def retarget_file(
     from motionbench.retarget.clip import retarget
     with about(path): return retarget(read_human(path, body_models), cached_robot(robot), config or None, solver, fps)
 
-# %% ../../nbs/pipeline/04_work.ipynb #a7edb457
+# %% ../../nbs/pipeline/04_work.ipynb #1c41d7c7
 def retarget_clip(
     inputs:list, outputs:list, # one file of human motion; our `.npz` and GMR's `.pkl`
     **how,  # as in `retarget_file`
@@ -179,7 +179,7 @@ def retarget_row(
     return {"frames": motion.n_frames, "fps": motion.fps, "seconds": round(motion.duration, 4), "format": motion.source.get("format"),
             "tracking_cm": round(100*float(motion.extra["tracking_pos_error"].mean()), 3), "tracking_deg": round(float(motion.extra["tracking_rot_error"].mean())*57.29578, 3)}
 
-# %% ../../nbs/pipeline/04_work.ipynb #4559d97a
+# %% ../../nbs/pipeline/04_work.ipynb #292f7bbd
 def audit_clip(
     inputs:list, outputs:list, # one file of robot motion; the audit as `.json` and its figure as `.png`
     robot:str="",  # name or model file; empty: the robot that the file names
@@ -196,7 +196,7 @@ def audit_clip(
     return {"robot": robot.name, "frames": audit.frames, "fps": audit.fps, "grade": audit.grade, "failed_gates": names("fail"), "warned_gates": names("warn"),
             "summary": summary_rows([audit])[0], "metrics": audit.metrics}
 
-# %% ../../nbs/pipeline/04_work.ipynb #44b1aa9e
+# %% ../../nbs/pipeline/04_work.ipynb #43c4e201
 def amp_clip(
     inputs:list, outputs:list, # one file of robot motion; `.npz`, `.pkl` and the joint order as `.json`
     robot:str="",  # name or model file; empty: the robot that the file names

@@ -63,6 +63,6 @@ def cell_style(
     key:str,  # of the column
     text:str,  # of the cell
 )->str:
-    "CSS: to the left, short texts unbroken, grades in their colours."
+    "CSS: to the left, short texts unbroken, long ones with some room, grades in their colours."
     colour = VERDICTS.get(text) if key in ("grade", "result") else None
-    return "text-align:left" + (";white-space:nowrap" if len(text) < 25 else "") + (f";color:{colour};font-weight:bold" if colour else "")
+    return "text-align:left;padding:0.2em 0.9em 0.2em 0.2em" + (";white-space:nowrap" if len(text) < 25 else ";min-width:12em") + (f";color:{colour};font-weight:bold" if colour else "")
