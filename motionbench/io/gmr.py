@@ -27,7 +27,7 @@ def gmr_joints(
     names, J = clip.get("joint_names"), np.shape(clip["dof_pos"])[-1] if np.ndim(clip["dof_pos"]) else 0
     names = tuple(map(str, names)) if isinstance(names, (list, tuple)) else None
     if robot is None:
-        if names is None: raise MotionFormatError(path, f"names no joints for its {J} columns", "Say which robot it is for: robot=unitree_g1, or a path of a model")
+        if names is None: raise MotionFormatError(path, f"names no joints for its {J} columns", "Say whose motion it is, a robot's name or model file: robot= in Python, --robot on the command line")
         return str(clip.get("robot") or "unknown"), names
     if isinstance(robot, str) or hasattr(robot, "__fspath__"):
         from motionbench.core.robot import load_robot
