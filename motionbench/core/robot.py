@@ -31,7 +31,7 @@ class Foot:
     points:np.ndarray  # `(P, 3)` m, in the body's frame
     toe:np.ndarray  # `(P,)` bool: in front of the sole's middle; the others are the heel
 
-
+# %% ../../nbs/core/04_robot.ipynb #4e8ef786
 @dataclass(frozen=True, eq=False, repr=False)
 class Robot:
     "A robot: model, names, limits, feet, mirror map. Arrays over joints follow `joint_names`."
@@ -254,7 +254,14 @@ def available_robots(
     if find_spec("mujoco_menagerie"):
         import mujoco_menagerie
         for r in mujoco_menagerie.robots("humanoid"): rows.setdefault(r.name, dict(name=r.name, where="download", licence=r.license))
+    for name, entry in _derived().items():
+        if entry["base"] in rows: rows.setdefault(name, {**rows[entry["base"]], "name": name})
     return list(rows.values())
+
+
+def _derived():
+    "The table of robots that are another one with some joints fixed."
+    return yaml.safe_load((ASSETS/"derived.yaml").read_text())
 
 
 def _licence(folder):
@@ -284,9 +291,14 @@ def _resolve(name):
     raise RobotError(f"unknown robot {str(name)!r}. On this machine: {here}. More: give a path to an MJCF or URDF, install motionbench[robots], "
                      "or set MENAGERIE_ROOT to a checkout of MuJoCo Menagerie")
 
-# %% ../../nbs/core/04_robot.ipynb #7fe7934d
-def _compile(path):
-    "`MjModel` of the file and the velocity limits that a URDF states."
+# %% ../../nbs/core/04_robot.ipynb #cec56fbe
+def _fix(spec, joints):
+    "Take these joints out of the `MjSpec`, with what refers to them: actuators of their names and keyframes of the old length."
+    for e in [*(spec.joint(j) for j in joints), *(a for a in spec.actuators if a.target in joints), *(spec.keys if joints else ())]: spec.delete(e)
+
+
+def _compile(path, fixed=()):
+    "`MjModel` of the file without the joints `fixed`, and the velocity limits that a URDF states."
     stated = {}
     try:
         spec = mujoco.MjSpec.from_file(str(path))
@@ -298,6 +310,7 @@ def _compile(path):
             spec.compiler.fusestatic = False
             base = spec.worldbody.first_body()
             if base is not None and base.first_joint() is None: base.add_freejoint()
+        _fix(spec, fixed)
         return spec.compile(), stated
     except ValueError as e:
         raise RobotError(f"{path}: MuJoCo cannot compile this model: {' '.join(str(e).split())}") from e
@@ -323,16 +336,17 @@ def load_robot(
     config=None,  # path of a robot_config.yaml; by default the one beside the model, if any
 )->Robot:
     "The robot; `RobotError` says what is available when the name is unknown, and what is wrong when the model cannot be used."
-    path = _resolve(name)
+    variant = _derived().get(str(name), {})
+    path = _resolve(variant.get("base", name))
     beside = path.with_name("robot_config.yaml")
     config = load_robot_config(config) if config else load_robot_config(beside) if beside.is_file() else None
-    model, limits = _compile(path)
+    model, limits = _compile(path, variant.get("without_joints", ()))
     tree = compile_tree(model)
     if config and set(config["actuators"]["joints"]) - set(tree.joint_names):
         raise ConfigError(f"robot_config names joints that {path.name} lacks: {', '.join(sorted(set(config['actuators']['joints']) - set(tree.joint_names)))}")
     details = ((config or {}).get("actuators") or {}).get("details") or []
     limits = {**{re.escape(d["joint"]): d["velocity_limit"] for d in details if "velocity_limit" in d}, **limits}
     name = (config or {}).get("robot_name") or (str(name) if path.suffix not in str(name) else path.stem)
-    known = yaml.safe_load((ASSETS/"menagerie.yaml").read_text()).get(name, {})
+    known = yaml.safe_load((ASSETS/"menagerie.yaml").read_text()).get(variant.get("base", name), {})
     return Robot(name, model, path, _licence(path.parent), tree, joint_ranges(model, tree), effort_limits(model, tree),
                  velocity_limits(tree.joint_names, limits or known.get("velocity_limit", {})), find_feet(model, config), find_mirror(model, tree), config)
