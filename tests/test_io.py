@@ -416,7 +416,6 @@ def tuple_bomb():
     ("extension", lambda canary: b"\x80\x02\x82\x01."),
     ("object array", lambda canary: pickle.dumps(np.array([{"a": 1}, None], dtype=object))),
     ("object scalar", lambda canary: b"\x80\x02cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nX\x02\x00\x00\x00O8\x89\x88\x87RX\x00\x00\x00\x00\x86R."),
-    ("set", lambda canary: pickle.dumps({1, 2})),
     ("tuple key", lambda canary: pickle.dumps({(1, 2): 3})),
     ("deep tuple", lambda canary: tuple_bomb()),
     ("memo bomb", lambda canary: b"\x80\x02]r\xff\xff\xff\x7f." + b""),
@@ -440,7 +439,7 @@ def test_billion_laughs(tmp_path):
     laugh = [0.5]*10
     for _ in range(12): laugh = [laugh]*10
     (tmp_path/"laugh.pkl").write_bytes(pickle.dumps({"fps": 30, "root_pos": laugh}))
-    refused("50 million entries", safe_pickle.load, tmp_path/"laugh.pkl")
+    refused("unfolds to more than", safe_pickle.load, tmp_path/"laugh.pkl")
 
 
 @settings(max_examples=80, deadline=None)
