@@ -178,6 +178,6 @@ def _is_csv(probe):
 
 
 COLUMNS = "position, quaternion, joints; m, rad; no frame rate"
-register(Format("csv", "Motion", _is_csv, read_csv, about=f"{COLUMNS}; quaternion xyzw or wxyz: decided by the stance foot, else asked for", tested="a real file"))
-register(Format("unitree_csv", "Motion", lambda probe: False, read_unitree_csv, write_unitree_csv, about=f"Unitree LAFAN1, BeyondMimic: {COLUMNS}; xyzw", tested="a real file"))
-register(Format("kimodo_csv", "Motion", lambda probe: False, read_kimodo_csv, write_kimodo_csv, about=f"Kimodo, ProtoMotions: {COLUMNS}; wxyz", tested="a real file"));
+register(Format("csv", suffix=".csv", gives="Motion", sniff=_is_csv, read=read_csv, about=f"{COLUMNS}; quaternion xyzw or wxyz: decided by the stance foot, else asked for", tested="a real file"))
+register(Format("unitree_csv", suffix=".csv", gives="Motion", sniff=lambda probe: False, read=read_unitree_csv, write=write_unitree_csv, about=f"Unitree LAFAN1, BeyondMimic: {COLUMNS}; xyzw", tested="a real file"))
+register(Format("kimodo_csv", suffix=".csv", gives="Motion", sniff=lambda probe: False, read=read_kimodo_csv, write=write_kimodo_csv, about=f"Kimodo, ProtoMotions: {COLUMNS}; wxyz", tested="a real file"));

@@ -97,4 +97,4 @@ def _is_deepmimic(probe):
     return probe.magic == "json" and "Frames" in probe.keys and "FrameDuration" not in probe.keys and isinstance(probe.content["Frames"], list)
 
 
-register(Format("deepmimic", "HumanMotion", _is_deepmimic, read_deepmimic, about="y up; quaternions wxyz relative to the parent, hinges about z; m, rad; duration in column 0", tested="a real file"));
+register(Format("deepmimic", suffix=".txt", gives="HumanMotion", sniff=_is_deepmimic, read=read_deepmimic, about="y up; quaternions wxyz relative to the parent, hinges about z; m, rad; duration in column 0", tested="a real file"));

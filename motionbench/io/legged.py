@@ -177,5 +177,5 @@ def _is_legged(probe):
     return probe.magic == "json" and {"Frames", "FrameDuration"} <= probe.keys
 
 
-register(Format("legged", "Motion", _is_legged, read_legged, write_legged, tested="a real file",
+register(Format("legged", suffix=".txt", gives="Motion", sniff=_is_legged, read=read_legged, write=write_legged, tested="a real file",
                 about="AMP_for_hardware, TienKung: root quaternion xyzw or Euler angles XYZ; m, rad; frame rate rounded to 3 decimals of its inverse"));

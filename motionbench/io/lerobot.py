@@ -175,4 +175,4 @@ def _is_lerobot(probe):
     return STATE.encode() in tail and b"episode_index" in tail and b"frame_index" in tail
 
 
-register(Format("lerobot", "Motion", _is_lerobot, read_lerobot, write_lerobot, about="LeRobot v3 dataset: a folder; wxyz, m, rad, single precision; needs pyarrow"));
+register(Format("lerobot", suffix="", gives="Motion", sniff=_is_lerobot, read=read_lerobot, write=write_lerobot, about="LeRobot v3 dataset: a folder; wxyz, m, rad, single precision; needs pyarrow"));

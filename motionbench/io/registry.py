@@ -152,17 +152,23 @@ class Format:
     write:Callable = None  # `(motion, path) -> list of what was lost`, or None
     about:str = ""  # quaternion order, units, frame rate: one line
     tested:str = "a written one"  # `a real file` or `a written one`: on what our tests read it
+    suffix:str = None  # of files in this format; empty for a folder; None: `.pkl`
 
     @property
     def options(self):
         "Names of the reader's options."
         return tuple(inspect.signature(self.read).parameters)[1:]
 
+    @property
+    def kinds(self):
+        "What it holds, as a set of class names."
+        return set(re.findall(r"\w+Motion|Motion", self.gives))
+
 
 _FORMATS = {}
 # modules of this room that register formats
 _MODULES = ("bvh", "amass", "gmr", "native", "booster", "phc", "grail", "isaaclab", "beyondmimic", "protomotions", "poselib", "mimickit", "locomujoco",
-            "amp_rsl_rl", "arrays", "csv", "deepmimic", "legged", "lerobot")
+            "amp_rsl_rl", "arrays", "csv", "deepmimic", "legged", "lerobot", "gmr_human")
 
 
 def register(
