@@ -16,6 +16,7 @@ import types
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from itertools import chain
 
 import numpy as np
 
@@ -164,7 +165,7 @@ ENUMS = ("protomotions.simulator.base_simulator.simulator_state.StateConversion"
 # %% ../../nbs/io/02_safe_pickle.ipynb #b4784939
 _PRICE = [1]*256
 for _op in (pickle.EMPTY_LIST, pickle.EMPTY_DICT, pickle.EMPTY_SET, pickle.MARK, pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE, pickle.REDUCE,
-            pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3): _PRICE[_op[0]] = 4
+            pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3): _PRICE[_op[0]] = 2
 
 
 class _Reader(pickle._Unpickler):
@@ -282,7 +283,22 @@ def _additems(reader):
 
 
 @_opcode(pickle.FROZENSET)
-def _frozenset(reader): reader.append(_set(reader.pop_mark(), frozenset))
+def _frozenset(reader):
+    items = reader.pop_mark()
+    reader.append(_set(items, frozenset))
+
+
+def _put(reader, i):
+    need(0 <= i <= reader.size, f"the memo index {i}")
+    reader.memo[i] = reader.stack[-1]
+
+
+@_opcode(pickle.PUT)
+def _text_put(reader): _put(reader, int(reader.readline()[:20]))
+
+
+@_opcode(pickle.LONG_BINPUT)
+def _long_binput(reader): _put(reader, int.from_bytes(reader.read(4), "little"))
 
 # %% ../../nbs/io/02_safe_pickle.ipynb #1433d26e
 def _load_from_bytes(outer, data):
@@ -322,8 +338,11 @@ def _finish(
         return memo[id(o)]
     need(depth < 60, "nesting deeper than 60")
     values = o.values() if type(o) is dict else o
-    if set(map(type, values)) <= _LEAVES: done, size = o, len(o) + 1
-    else:
+    done, size, kinds = o, len(o) + 1, set(map(type, values))
+    if kinds == {list}:                                     # the rows of a table at once
+        size += sum(map(len, values))
+        if size <= limit: kinds = set(map(type, chain.from_iterable(values)))
+    if not kinds <= _LEAVES:
         memo[id(o)] = None
         parts = [_finish(v, limit, memo, depth + 1) for v in values]
         done, size = [v for v, _ in parts], 1 + sum(n for _, n in parts)
@@ -371,7 +390,7 @@ def _plain(file, size):
     if len(head) < size or _plain_until(head, size) != size or head.count(b"]") + head.count(b"}") > 100_000 + size//8: return None
     collects = gc.isenabled()
     gc.disable()                                            # a million new lists would be searched for cycles again and again
-    try: return _Plain(io.BytesIO(head)).load()
+    try: return _Plain(io.BufferedReader(io.BytesIO(head), 1 << 20)).load()
     finally:
         if collects: gc.enable()
 
