@@ -224,6 +224,15 @@ def test_from_human_to_training(tmp_path):
     assert np.array_equal(read_motion(tmp_path/"walk.pkl").dof_pos, motion.dof_pos)
 
 
+@needs_t1
+def test_the_tutorial_runs():
+    "It needs the T1, so it is not among the notebooks that are tested everywhere."
+    page = Path(__file__).parents[1]/"nbs/tutorials/01_booster_t1.ipynb"
+    code = "import sys; from execnb.shell import CaptureShell; from fastcore.nbio import read_nb; CaptureShell().run_all(read_nb(sys.argv[1]), exc_stop=True)"
+    done = subprocess.run([sys.executable, "-c", code, page], capture_output=True, text=True, cwd=page.parent)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_folders(tmp_path):
     (tmp_path/"in/a").mkdir(parents=True)
     for name, data in {"a/x.pkl": pickle.dumps(t1_clip()), "y.pickle": pickle.dumps(t1_clip(seed=1)), "bad.pkl": b"\x80\x04cos\nsystem\n.", "notes.txt": b"hello"}.items(): (tmp_path/"in"/name).write_bytes(data)

@@ -87,7 +87,7 @@ def _put_int(n, put):
         data = n.to_bytes(n.bit_length()//8 + 1, "little", signed=True)
         put((b"\x8a%c" % len(data) if len(data) < 256 else b"\x8b" + struct.pack("<i", len(data))) + data)
 
-
+# %% ../../nbs/io/08a_plain_pickle.ipynb #7b58790e
 def _put_items(items, put, where, end):
     "Write a list's or dict's items in batches."
     for i in range(0, len(items), BATCH):
