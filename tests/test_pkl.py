@@ -21,7 +21,7 @@ from motionbench.io.booster import T1_4DOF_JOINTS, T1_JOINTS, T1_RANGES, read_bo
 from motionbench.io.convert_pickle import convert_pickle
 from motionbench.io.old_python import find_old_python, load_in, try_python, value_digest
 from motionbench.io.plain_pickle import prove_plain, write_plain
-from motionbench.io.registry import read_motion
+from motionbench.io.registry import read_motion, sniff
 
 try: OLD = find_old_python()
 except ConfigError as e: OLD, WHY = None, str(e)
@@ -175,7 +175,7 @@ def test_booster_reads_back_equal(tmp_path):
     order = np.random.default_rng(1).permutation(21)
     motion = Motion(30, clip["root_pos"], clip["root_rot"][:, [3, 0, 1, 2]], clip["dof_pos"][:, order], [T1_4DOF_JOINTS[i] for i in order], T1, dof_vel=clip["dof_pos"],
                     extra={"local_body_pos": clip["local_body_pos"]})
-    assert write_booster(motion, tmp_path/"m.pkl") == ["dof_vel", "local_body_pos"] and prove_plain(tmp_path/"m.pkl")
+    assert write_booster(motion, tmp_path/"m.pkl") == ["joint velocities", "local_body_pos"] and prove_plain(tmp_path/"m.pkl")
     again = read_motion(tmp_path/"m.pkl")
     assert again.joint_names == T1_4DOF_JOINTS and again.robot == T1 and again.fps == 30 and again.source["quat_order"] == "xyzw"
     assert np.array_equal(again.root_pos, motion.root_pos) and np.allclose(again.root_quat, motion.root_quat, atol=1e-12) and np.array_equal(again.dof_pos, clip["dof_pos"])
@@ -191,6 +191,14 @@ def test_plain_lists_without_names_are_recognised(tmp_path):
     assert motion.source["format"] == "booster_gym" and motion.source["joint_order"] == f"robot {T1}" and motion.extra["local_body_pos"].shape == (40, 24, 3)
     write_plain({**clip, "dof_pos": clip["dof_pos"][:, ::-1] + 1}, tmp_path/"other.pkl")
     with pytest.raises(MotionFormatError, match="robot"): read_motion(tmp_path/"other.pkl")     # some robot with 21 joints, but no T1
+
+
+def test_formats_do_not_overlap(tmp_path):
+    for joints in (21, 23):
+        for arrays, name in ((False, "booster_gym"), (True, "gmr")):
+            (tmp_path/"in.pkl").write_bytes(pickle.dumps(t1_clip(joints=joints)))
+            convert_pickle(tmp_path/"in.pkl", tmp_path/"out.pkl", profile="booster_t1", arrays=arrays)
+            assert sniff(tmp_path/"out.pkl").name == name and len(read_motion(tmp_path/"out.pkl").joint_names) == joints
 
 
 @pytest.mark.parametrize("change, words", [

@@ -13,7 +13,7 @@ from ..core.errors import MotionFormatError
 from ..core.motion import Motion, check_array, check_quat
 from .files import reading
 from .plain_pickle import write_plain
-from .registry import Format, contents, register
+from .registry import Format, contents, lost, register
 
 # %% ../../nbs/io/08b_booster.ipynb #deb974d6
 def _both(*names): return tuple(f"{side}_{n}" for side in ("Left", "Right") for n in names)
@@ -117,8 +117,7 @@ def write_booster(
     clip, _ = booster_clip({"fps": motion.fps, "root_pos": motion.root_pos, "root_rot": motion.root_quat[:, [1, 2, 3, 0]], "dof_pos": motion.dof_pos[:, columns],
                             "link_body_list": motion.extra.get("link_body_list")}, path)
     write_plain(clip, path)
-    fields = ("dof_vel", "root_lin_vel", "root_ang_vel", "torque", "contacts", "body_pos", "body_quat", "body_lin_vel", "body_ang_vel")
-    return [f for f in fields if getattr(motion, f) is not None] + sorted(set(motion.extra) - {"link_body_list"})
+    return [x for x in lost(motion, ("fps", "joint_names", "robot")) if x != "link_body_list"]
 
 
 def is_booster(
@@ -135,4 +134,4 @@ def is_booster(
 
 
 register(Format("booster_gym", "Motion", is_booster, read_booster, write_booster,
-                about="plain lists of the Booster T1; root orientation xyzw, m, rad; 21 joints or 23 with the head"));
+                about="plain lists of the Booster T1; root orientation xyzw, m, rad; 21 joints or 23 with the head", suffix=".pkl"));
