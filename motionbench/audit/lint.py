@@ -173,7 +173,7 @@ def lint_times(
     clip,  # `Motion` or `HumanMotion`
 )->list[Finding]:
     "Time stamps in `extra` against the frame rate: another rate, gaps, steps back."
-    found = {k: np.asarray(clip.extra[k], float).reshape(-1) for k in TIME_KEYS if np.size(clip.extra.get(k, ())) == len(clip)}
+    found = {k: np.asarray(clip.extra[k], float).reshape(-1) for k in TIME_KEYS if np.size(clip.extra.get(k, ())) == len(clip) and np.asarray(clip.extra[k]).dtype.kind in "iuf"}
     out = []
     for k, time in found.items():
         step, make = np.diff(time), lambda value, text: Finding("time_stamps", "error", f"extra {k}", float(value), text, "time_stamps")
@@ -230,7 +230,8 @@ def judge_velocity(
     w, best = world[1:-1, moves], min(left, key=left.get)
     scale = float((x*w).sum()/(w*w).sum())
     text = ", ".join(f"{k} {e:.2f}" for k, e in left.items())
-    if best != "world" and left["world"] > 0.05 and left[best] < min(0.3, 0.5*left["world"]):
+    clear = (left["world"] > 0.05 and left[best] < min(0.3, 0.5*left["world"])) or (left["world"] > 0.01 and left[best] < 0.1*left["world"])
+    if best != "world" and clear:
         return [Finding("velocity_frame", "error", where, left["world"], f"is in the wrong frame: {FRAMES[best]}; relative error {text}", "velocity_frame")]
     if abs(scale - 1) > 0.12 and relative_error(x, scale*w) < 0.15 if scale else False:
         return [Finding("velocity_scale", "error", where, scale, f"is {scale:.3g} times the differences of the poses", "velocities")]
@@ -375,13 +376,11 @@ def column_order(
     known = np.flatnonzero(np.isfinite(seen).all(0))
     if len(known) < 2: return None
     gap = (wrapped(dof[:, known, None] - seen[:, None, known])**2).mean(0)
-    column, joint = linear_sum_assignment(gap)
+    column, joint = linear_sum_assignment(gap + 1e-6*(1 - np.eye(len(known))))        # of joints that move alike, each keeps its own column
     if np.sqrt(gap[column, joint].max()) > 0.02: return None
     order = np.arange(dof.shape[1])
     order[known[joint]] = known[column]
-    same = np.abs(np.take_along_axis(gap, np.arange(len(known))[None], 0)[0] - gap[column, joint][np.argsort(joint)]) < 1e-6    # twins: still joints
-    order[known[same]] = known[same]
-    return order if len(set(order)) == len(order) else None
+    return order
 
 
 def lint_poses(
