@@ -27,8 +27,11 @@ from .safe_values import ENUMS, NAMES, Dtype, Pending, RawBytes, Wrapped, checke
 
 # %% ../../nbs/io/02_safe_pickle.ipynb #b4784939
 _PRICE = [1]*256
-for _op in (pickle.EMPTY_LIST, pickle.EMPTY_DICT, pickle.EMPTY_SET, pickle.MARK, pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE, pickle.REDUCE,
+for _op in (pickle.EMPTY_LIST, pickle.EMPTY_DICT, pickle.EMPTY_SET, pickle.MARK, pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE,
             pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3): _PRICE[_op[0]] = 2
+for _op in (pickle.NONE, pickle.POP, pickle.POP_MARK, pickle.DUP, pickle.BINGET, pickle.LONG_BINGET): _PRICE[_op[0]] = 4      # rare in motion
+_PRICE[pickle.REDUCE[0]] = 12                                                               # a call
+_PRICE[pickle.BINFLOAT[0]] = 0                                                              # paid for by its nine bytes
 
 
 class _Reader(pickle._Unpickler):
@@ -51,13 +54,13 @@ class _Reader(pickle._Unpickler):
         "The object of one pickle, `Pending` arrays still in it."
         self._unframer = pickle._Unframer(self._checked, self._file_readline)
         self.read, self.readinto, self.readline = self._unframer.read, self._unframer.readinto, self._unframer.readline
-        self.metastack, self.stack, self.proto, left = [], [], 0, 2_000_000 + self.size//64
+        self.metastack, self.stack, self.proto, left = [], [], 0, 1_200_000 + self.size//5
         self.append = self.stack.append
         try:
             while True:
                 op = self.read(1)[0]
                 left -= _PRICE[op]
-                if left < 0: raise Refused(f"more than {2_000_000 + self.size//64} steps, too many for a file of its length")
+                if left < 0: raise Refused(f"more than {1_200_000 + self.size//5} steps, too many for a file of its length")
                 self.dispatch[op](self)
         except pickle._Stop as stop: return stop.value
 
