@@ -80,7 +80,7 @@ def pack(
         entries.append(clip_entry(name, motion, arrays) | dict(layout=i, start=rows[i]))
         rows[i] += len(motion)
         for k, v in arrays.items(): parts.setdefault(f"{i}/{k}", []).append(v)
-    return {k: np.concatenate(v) for k, v in parts.items()}, layouts, entries
+    return {k: np.ascontiguousarray(np.concatenate(v)) for k, v in parts.items()}, layouts, entries   # safetensors writes memory order
 
 # %% ../../nbs/io/24_library.ipynb #a00e8ae2
 def mapped_arrays(
