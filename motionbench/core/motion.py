@@ -170,7 +170,7 @@ class Motion(Clip):
                 contacts="nearest", body_pos="lerp", body_quat="slerp", body_lin_vel="lerp", body_ang_vel="lerp")
 
     def __post_init__(self):
-        T, J, B = len(self.root_pos), len(self.joint_names), len(self.body_names or ())
+        T, J, B = len(self.root_pos), len(self.joint_names), 0 if self.body_names is None else len(self.body_names)
         shapes = dict(root_pos=(T, 3), root_quat=(T, 4), dof_pos=(T, J), dof_vel=(T, J), root_lin_vel=(T, 3), root_ang_vel=(T, 3), torque=(T, J),
                       body_pos=(T, B, 3), body_quat=(T, B, 4), body_lin_vel=(T, B, 3), body_ang_vel=(T, B, 3))
         _check_clip(self, T, shapes, ("joint_names", "body_names"))

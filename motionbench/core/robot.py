@@ -311,6 +311,9 @@ def _compile(path, fixed=()):
             base = spec.worldbody.first_body()
             if base is not None and base.first_joint() is None: base.add_freejoint()
         _fix(spec, fixed)
+        known = {m.name for m in spec.materials}
+        for g in spec.geoms:
+            if g.material not in known: g.material = ""      # its look was defined in the scene that it was taken from
         return spec.compile(), stated
     except ValueError as e:
         raise RobotError(f"{path}: MuJoCo cannot compile this model: {' '.join(str(e).split())}") from e
