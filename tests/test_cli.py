@@ -270,3 +270,95 @@ def test_a_model_file_that_is_added_later_counts(cli, walks, tmp_path):
     assert cli(*again)[0] == 0 and cli(*again)[1].count("up to date") == 3
     (tmp_path/"models/SMPLX_NEUTRAL.npz").write_bytes(b"other numbers")
     assert "retarget   2 made" in cli(*again)[1]
+
+
+# ---- commands on files
+
+def robot_clip(path, frames=40):
+    "Our own clip of the bundled robot."
+    from motionbench.core.robot import load_robot
+    from motionbench.io.native import write_npz
+    biped = load_robot("biped")
+    q = np.tile(biped.model.qpos0, (frames, 1))
+    q[:, 7:] += 0.1*np.sin(np.arange(frames)/10)[:, None]
+    write_npz(biped.motion(q, 50.0), path)
+    return path
+
+
+def test_inspect_says_what_it_is_and_what_is_wrong(cli, tmp_path):
+    robot_clip(tmp_path/"a.npz")
+    code, out, err = cli("inspect", "a.npz", "--json")
+    facts = json.loads(out)
+    assert code == 0 and facts["format"] == "npz" and facts["holds"] == "robot motion" and facts["arrays"]["dof_pos"] == [40, 9] and facts["findings"] == []
+    assert cli("convert", "a.npz", "a.csv", "--to", "unitree_csv")[0] == 0
+    code, out, err = cli("inspect", "a.csv", "--robot", "biped")
+    assert code == 2 and "format          csv" in out and "no frame rate" in out and "--fps" in out
+    code, out, err = cli("inspect", "a.csv", "--robot", "biped", "--fps", "50", "--quat_order", "xyzw")
+    assert code == 0 and "quat order      xyzw" in out and "fps from        option" in out and "nothing wrong was found" in out
+    held = dict(np.load("a.npz"))
+    for k in ("root_pos", "root_quat", "dof_pos"): held[k] = np.repeat(held[k], 2, 0)
+    np.savez("held.npz", **held)
+    code, out, err = cli("inspect", "held.npz", "--json")
+    assert code == 0 and any(f["kind"] == "held_frames" for f in json.loads(out)["findings"])
+
+
+def test_convert_a_file_and_a_folder(cli, tmp_path):
+    (tmp_path/"in/day1").mkdir(parents=True)
+    robot_clip(tmp_path/"in/a.npz")
+    robot_clip(tmp_path/"in/day1/b.npz")
+    (tmp_path/"in/notes.md").write_text("two roads diverged")
+    code, out, err = cli("convert", "in", "out", "--to", "legged", "--fps", "25")
+    assert code == 0 and "left out: joint names" in out and "resampled from 50 to 25 fps" in out and "skipped" in err and "notes.md" in err
+    assert sorted(p.relative_to(tmp_path/"out").as_posix() for p in (tmp_path/"out").rglob("*.*")) == ["a.txt", "day1/b.txt"]
+    code, out, err = cli("convert", "out/a.txt", "back.pkl", "--to", "gmr", "--robot", "biped", "--json")
+    row = json.loads(out)
+    assert code == 0 and (row["source"], row["to"], row["fps"], row["frames"]) == ("legged", "gmr", 25.0, 20) and row["lost"] == ["joint velocities", "root velocity", "root angular velocity"]
+    code, out, err = cli("convert", "in/a.npz", "in", "--to", "gmr")
+    assert code == 0 and (tmp_path/"in/a.pkl").is_file(), "into a folder that is there"
+    for words, says in (("convert in/a.npz x --to fbx", "no known format"), ("convert in/a.npz in/a.npz --to npz", "also the output"), ("convert in/a.npz x.pkl --to gmr --quat-order xyzw", "no option quat_order"),
+                        ("convert in/a.npz x.pkl --to gmr --option nonsense", "NAME=VALUE"), ("convert nowhere x.pkl --to gmr", "no such file")):
+        code, out, err = cli(*words.split())
+        assert code == 2 and says in err and len(err.strip().splitlines()) == 1, (words, err)
+    from motionbench.core.gait import bundled_clips
+    from motionbench.io.native import write_npz
+    write_npz(bundled_clips()["walk"], tmp_path/"in/human.npz")
+    code, out, err = cli("convert", "in/human.npz", "x.pkl", "--to", "gmr")
+    assert code == 2 and "motionbench retarget" in err and not (tmp_path/"x.pkl").exists()
+    code, out, err = cli("convert", "in", "out2", "--to", "gmr")
+    assert code == 1 and "failed" in err and "human.npz" in err and (tmp_path/"out2/day1/b.pkl").is_file()
+
+
+def test_formats_are_listed(cli):
+    code, out, err = cli("formats", "--json")
+    assert code == 0 and {"gmr", "csv", "bvh"} <= {r["format"] for r in json.loads(out)}
+
+
+def test_pkl_convert(cli, tmp_path):
+    (tmp_path/"in").mkdir()
+    (tmp_path/"in/a.pkl").write_bytes(pickle.dumps({"fps": np.float32(50), "root_pos": np.zeros((3, 3))}))
+    code, out, err = cli("pkl", "convert", "in/a.pkl", "new/folder/a.pkl")
+    assert code == 0 and pickle.loads((tmp_path/"new/folder/a.pkl").read_bytes()) == {"fps": 50.0, "root_pos": [[0.0]*3]*3}
+    (tmp_path/"in/b.pkl").write_bytes(pickle.dumps({"bomb": Bomb()}))
+    code, out, err = cli("pkl", "convert", "--input", "in", "--output", "out", "--json")
+    report = json.loads(out)
+    assert code == 1 and (report["converted"], report["failed"]) == (1, 1) and "b.pkl" in err and not (tmp_path/"bomb_went_off").exists()
+    code, out, err = cli("pkl", "convert", "in/a.pkl", "b.pkl", "--verify", "--python", sys.executable)
+    assert code == 0 and "verified by Python" in out
+    assert cli("pkl", "convert", "in/a.pkl")[0] == 2
+
+
+def test_library_commands(cli, tmp_path):
+    robot_clip(tmp_path/"a.npz")
+    (tmp_path/"more").mkdir()
+    robot_clip(tmp_path/"more/b.npz", 30)
+    code, out, err = cli("library", "append", "lib", "a.npz", "more", "--tags", "walk,slow")
+    assert code == 0 and "2 added, 2 clips" in out, err
+    code, out, err = cli("library", "info", "lib", "--json")
+    assert code == 0 and json.loads(out)["frames"] == 70 and json.loads(out)["tags"] == {"slow": 2, "walk": 2}
+    assert cli("library", "verify", "lib")[:2] == (0, "everything is intact\n")
+    assert cli("library", "append", "lib", "a.npz")[0] == 2, "the name is taken"
+    shard = next((tmp_path/"lib").glob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-50])
+    code, out, err = cli("library", "verify", "lib")
+    assert code == 1 and shard.name in out
+    assert cli("library", "info", "nowhere")[0] == 2
