@@ -15,7 +15,7 @@ from .parser import Parser, common, list_skipped, report
 from ..core.errors import ConfigError, MotionbenchError, MotionFormatError
 
 # %% ../../nbs/cli/01_files.ipynb #068c7685
-READING = ("robot", "fps", "source_fps", "quat_order", "joint_order", "name", "format", "body_models", "option")
+READING = ("robot", "fps", "source_fps", "quat_order", "joint_order", "name", "rest_height", "layout", "format", "body_models", "option")
 
 
 def reading_options(
@@ -211,8 +211,11 @@ def command_info(args)->int:
 
 def command_verify(args)->int:
     "Check a library's files; 1 if something is damaged."
-    from motionbench.io.library import MotionLibrary
-    problems = MotionLibrary.open(args.library_path).verify()
+    from motionbench.io.library import INDEX, MotionLibrary
+    try: problems = MotionLibrary.open(args.library_path).verify()
+    except MotionFormatError as e:
+        if not (Path(args.library_path)/INDEX).is_file(): raise
+        problems = [str(e)]
     report(args, {"library": args.library_path, "problems": problems}, "\n".join(problems) or "everything is intact")
     return int(bool(problems))
 

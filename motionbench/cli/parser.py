@@ -96,6 +96,8 @@ def common(
         "quat_order": (["--quat-order"], dict(choices=["xyzw", "wxyz"], help="order of the input's quaternions, where it is open")),
         "joint_order": (["--joint-order"], dict(metavar="ORDER", help="order of the input's joint columns, where it is open: mujoco or isaaclab")),
         "name": (["--name"], dict(metavar="CLIP", help="which clip, where a file holds several")),
+        "rest_height": (["--rest-height"], dict(type=float, metavar="M", help="height of the pelvis in the model's rest pose, m (loco-mujoco v0)")),
+        "layout": (["--layout"], dict(metavar="NAME", help="what the input's columns mean, where it is open (AMP JSON: a1, visual, expert)")),
         "format": (["--format"], dict(metavar="FORMAT", help="format of the input, where its content fits several")),
         "option": (["--option"], dict(action="append", default=[], metavar="NAME=VALUE", help="any other option of the input's format")),
         "fps": (["--fps", "--target-fps"], dict(type=rate, metavar="HZ", help="frame rate of the result")),

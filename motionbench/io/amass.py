@@ -77,4 +77,4 @@ def _is_amass(probe):
     return probe.magic == "npz" and "trans" in probe.keys and ("poses" in probe.keys or {"root_orient", "pose_body"} <= probe.keys)
 
 
-register(Format("amass", "HumanMotion", _is_amass, read_amass, about="rotation vectors in rad relative to the parent, m, z up; joints by the body model"));
+register(Format("amass", "HumanMotion", _is_amass, read_amass, about="rotation vectors in rad relative to the parent, m, z up; joints by the body model", tested="a real file"));

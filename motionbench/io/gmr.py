@@ -12,7 +12,7 @@ from ..core.errors import MotionbenchError, MotionFormatError
 from ..core.motion import Motion, check_array
 from . import safe_pickle
 from .files import check_file, reading
-from .registry import Format, register
+from .registry import Format, contents, lost, register
 
 # %% ../../nbs/io/06_gmr.ipynb #484c9e2d
 GMR_KEYS = ("fps", "root_pos", "root_rot", "dof_pos")
@@ -45,7 +45,7 @@ def read_gmr(
     robot=None,  # `Robot`, its name or model path; not needed for files with joint names
 )->Motion:
     "The clip; `MotionFormatError` names what is wrong. Root orientation is turned from xyzw to wxyz."
-    clip = safe_pickle.load(path)
+    clip = contents(path)
     if not isinstance(clip, dict): raise MotionFormatError(path, f"holds a {type(clip).__name__}, not a GMR clip", f"Expected a dict with {', '.join(GMR_KEYS)}")
     missing = [k for k in GMR_KEYS if clip.get(k) is None]
     if missing: raise MotionFormatError(path, f"lacks {', '.join(missing)}", f"A GMR clip has {', '.join(GMR_KEYS)}; this one has {', '.join(map(str, list(clip)[:12]))}")
@@ -56,19 +56,27 @@ def read_gmr(
         fps = check_array("fps", np.reshape(clip["fps"], -1)[:1], (1,))[0]
         extra = {k: clip[k] for k in ("local_body_pos", "link_body_list") if clip.get(k) is not None}
         return Motion(fps, check_array("root_pos", clip["root_pos"], (len(dof), 3)), rot[:, [3, 0, 1, 2]], dof, joints, name, extra=extra,
-                      source={"file": str(path), "format": "GMR", "steps": [{"step": "read_gmr", "quaternions": "xyzw", "joint_order": "file" if clip.get("joint_names") else "robot model"}]})
+                      source={"file": str(path), "format": "GMR", "quat_order": "xyzw", "velocity_frame": "none stored", "joint_order": "file" if clip.get("joint_names") else f"robot {name}",
+                              "fps_from": "file", "steps": [{"step": "read_gmr"}]})
 
 # %% ../../nbs/io/06_gmr.ipynb #12d83226
 def write_gmr(
     motion:Motion,  # the clip
     path,  # the file
-):
-    "Write the clip as a GMR pickle (root orientation xyzw); atomic. Velocities, contacts and provenance have no place in this format."
+)->list[str]:
+    "Write the clip as a GMR pickle (root orientation xyzw); atomic. Returns what the format has no place for: velocities, contacts."
     fps = int(motion.fps) if motion.fps == int(motion.fps) else motion.fps
     safe_pickle.dump({"fps": fps, "root_pos": motion.root_pos, "root_rot": motion.root_quat[:, [1, 2, 3, 0]], "dof_pos": motion.dof_pos,
                       "local_body_pos": motion.extra.get("local_body_pos"), "link_body_list": motion.extra.get("link_body_list"),
                       "robot": motion.robot, "joint_names": list(motion.joint_names)}, path)
+    return [x for x in lost(motion, ("fps", "joint_names", "robot")) if x not in ("local_body_pos", "link_body_list")]
 
 
-register(Format("gmr", "Motion", lambda probe: probe.magic == "pickle" and set(GMR_KEYS) <= probe.keys, read_gmr, write_gmr,
-                about="root orientation xyzw, m, rad; joints in the robot model's order"));
+def _is_gmr(probe):
+    "GMR's keys; the Booster T1's training pickles share them and say so themselves."
+    from motionbench.io.booster import is_booster
+    return probe.magic == "pickle" and set(GMR_KEYS) <= probe.keys and not is_booster(probe)
+
+
+register(Format("gmr", "Motion", _is_gmr, read_gmr, write_gmr,
+                about="root orientation xyzw, m, rad; joints in the robot model's order", tested="a real file", suffix=".pkl"));

@@ -98,7 +98,7 @@ def spin(
     smooth = (stored[:-2] + 2*stored[1:-1] + stored[2:])/4
     return min(kinds, key=lambda k: min(np.square(s - kinds[k][1:-1])[1:-1].sum() for s in (smooth, stored[1:-1], (stored[1:-1] + stored[2:])/2, (stored[1:-1] + stored[:-2])/2)))
 
-
+# %% ../../nbs/io/22_legged.ipynb #e42b50d1
 def from_euler(
     angles:np.ndarray,  # `(T, 3)` rad: rotations about x, then the new y, then the new z
 )->np.ndarray:
@@ -106,7 +106,7 @@ def from_euler(
     x, y, z = (quat_exp(angles[:, [i]]*np.eye(3)[i]) for i in range(3))
     return quat_unflip(quat_mul(quat_mul(x, y), z))
 
-
+# %% ../../nbs/io/22_legged.ipynb #8802cd1b
 def read_legged(
     path,  # the file
     robot=None,  # `Robot`, its name or model path; without it the published joint names of the layout

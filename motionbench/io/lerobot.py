@@ -131,6 +131,21 @@ def write_lerobot(
     return sorted({x for c in clips for x in lost(c, ("fps", "joint_names", "robot"))})
 
 
+def _tables(clips):
+    "Path and table of each parquet file."
+    import pyarrow as pa
+    n, ends = [len(c) for c in clips], np.cumsum([len(c) for c in clips])
+    state = np.concatenate([np.concatenate([c.root_pos, c.root_quat, c.dof_pos], 1) for c in clips]).astype(np.float32)
+    yield "data/chunk-000/file-000.parquet", pa.table({
+        STATE: pa.FixedSizeListArray.from_arrays(pa.array(state.ravel()), state.shape[1]), "timestamp": pa.array(np.concatenate([c.times for c in clips]).astype(np.float32)),
+        "frame_index": np.concatenate([np.arange(k) for k in n]), "episode_index": np.repeat(np.arange(len(n)), n), "index": np.arange(ends[-1]), "task_index": np.zeros(ends[-1], int)})
+    zero, task = np.zeros(len(n), int), f"motion of {clips[0].robot}"
+    yield "meta/episodes/chunk-000/file-000.parquet", pa.table({
+        "episode_index": np.arange(len(n)), "tasks": [[task]]*len(n), "length": np.array(n), "dataset_from_index": ends - n, "dataset_to_index": ends, "data/chunk_index": zero, "data/file_index": zero,
+        "meta/episodes/chunk_index": zero, "meta/episodes/file_index": zero})
+    yield "meta/tasks.parquet", pa.table({"task_index": [0], "task": [task]})
+
+# %% ../../nbs/io/23_lerobot.ipynb #d00d7c71
 def _made(path):
     "The path, its folder made."
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,22 +165,7 @@ def info_of(
             "features": {STATE: {"dtype": "float32", "shape": [len(names)], "names": names}, "timestamp": scalar("float32"),
                          **{k: scalar("int64") for k in ("frame_index", "episode_index", "index", "task_index")}}}
 
-
-def _tables(clips):
-    "Path and table of each parquet file."
-    import pyarrow as pa
-    n, ends = [len(c) for c in clips], np.cumsum([len(c) for c in clips])
-    state = np.concatenate([np.concatenate([c.root_pos, c.root_quat, c.dof_pos], 1) for c in clips]).astype(np.float32)
-    yield "data/chunk-000/file-000.parquet", pa.table({
-        STATE: pa.FixedSizeListArray.from_arrays(pa.array(state.ravel()), state.shape[1]), "timestamp": pa.array(np.concatenate([c.times for c in clips]).astype(np.float32)),
-        "frame_index": np.concatenate([np.arange(k) for k in n]), "episode_index": np.repeat(np.arange(len(n)), n), "index": np.arange(ends[-1]), "task_index": np.zeros(ends[-1], int)})
-    zero, task = np.zeros(len(n), int), f"motion of {clips[0].robot}"
-    yield "meta/episodes/chunk-000/file-000.parquet", pa.table({
-        "episode_index": np.arange(len(n)), "tasks": [[task]]*len(n), "length": np.array(n), "dataset_from_index": ends - n, "dataset_to_index": ends, "data/chunk_index": zero, "data/file_index": zero,
-        "meta/episodes/chunk_index": zero, "meta/episodes/file_index": zero})
-    yield "meta/tasks.parquet", pa.table({"task_index": [0], "task": [task]})
-
-
+# %% ../../nbs/io/23_lerobot.ipynb #2a52f49b
 def _is_lerobot(probe):
     "A parquet file whose schema, in the footer, has robot states and episodes."
     if probe.magic != "parquet": return False

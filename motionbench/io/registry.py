@@ -232,12 +232,13 @@ def contents(
 
 # %% ../../nbs/io/01_registry.ipynb #31959840
 def read_motion(
-    path,  # the file
+    path,  # the file, or its `Probe`
     format:str=None,  # name of its format, where the content fits more than one
     **options,  # options of its format's reader
 ):
     "The file as a `HumanMotion` or `Motion`; `MotionFormatError` if it is no motion, is damaged, or the option does not exist."
-    probe = Probe(path)
+    probe = path if isinstance(path, Probe) else Probe(path)
+    path = probe.path
     f = format_named(format) if format else sniff(probe)
     wrong = sorted(set(options) - set(f.options))
     if wrong: raise MotionFormatError(path, f"the {f.name} reader has no option {', '.join(wrong)}", f"It has: {', '.join(f.options) or 'none'}")

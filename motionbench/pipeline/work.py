@@ -54,11 +54,11 @@ def recognise(
     try:
         probe = Probe(path)
         format = next((f for f in all_formats() if f.sniff(probe)), None)
-        holds = None if format is None else read_meta(path, npz_arrays(path, ["meta"]))["kind"] if format.name == "npz" else format.gives
+        holds = None if format is None else {read_meta(path, npz_arrays(path, ["meta"]))["kind"]} if format.name == "npz" else format.kinds
     except MotionbenchError as e: return "" if Path(path).suffix.lower() in MOTION_SUFFIXES else str(e).removeprefix(f"{path}: ")
     if format is None: return "" if Path(path).suffix.lower() == ".bvh" else f"no known motion format ({probe.magic} file)"
     kinds = {"HumanMotion": "human motion", "Motion": "robot motion"}
-    return "" if holds == want else f"holds {kinds[holds]}, this step wants {kinds[want]}"
+    return "" if want in holds else f"holds {' or '.join(kinds.get(k, k) for k in sorted(holds))}, this step wants {kinds[want]}"
 
 
 def clip_names(
