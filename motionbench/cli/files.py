@@ -15,7 +15,7 @@ from .parser import Parser, common, list_skipped, report
 from ..core.errors import ConfigError, MotionbenchError, MotionFormatError
 
 # %% ../../nbs/cli/01_files.ipynb #068c7685
-READING = ("robot", "fps", "source_fps", "quat_order", "joint_order", "name", "rest_height", "layout", "format", "body_models", "option")
+READING = ("robot", "fps", "source_fps", "quat_order", "joint_order", "name", "rest_height", "root", "layout", "format", "body_models", "option")
 
 
 def reading_options(
