@@ -110,22 +110,28 @@ def add_audit(commands):
                             description="Exit code 1 if a motion fails a gate, 2 if a file cannot be read.")
     p.add_argument("source", nargs="+", metavar="PATH", help="files or folders of robot motion")
     p.add_argument("--out", metavar="DIR", help="write the audit (.json) and a figure (.png) of each clip there")
+    p.add_argument("--repair", action="store_true", help="mend what can be mended without guessing, write the motion to DIR/repaired, grade that")
     p.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     common(p, "robot", "gates", "n_jobs", "json", robot="")
     p.set_defaults(function=command_audit)
 
 
 def command_audit(args)->int:
-    "Grade files and folders."
+    "Grade files and folders; with --repair their mended copies."
     from tempfile import TemporaryDirectory
-    from motionbench.pipeline.steps import audit_folder, audit_table
+    from motionbench.pipeline.steps import audit_folder, audit_table, repair_folder
+    if args.repair and not args.out: raise ConfigError("--repair writes mended copies: name their folder with --out DIR")
     with TemporaryDirectory(prefix="motionbench-") as scratch:
-        step = audit_folder(args.source, args.out or scratch, args.robot, args.gates, args.n_jobs, False, "{clip}", bool(args.out))
-    table = audit_table(step.rows)
-    report(args, {"clips": step.rows, "failed": list(step.failed), "skipped": list(step.skipped)}, table.markdown() if args.markdown else table.text() if table else "no motion was graded")
-    list_skipped(step.skipped)
-    for row in step.failed: print(f"motionbench audit: {row['error']}", file=sys.stderr)
-    return 2 if step.failed else int(any(row["failed_gates"] for row in step.rows))
+        mended = repair_folder(args.source, args.out, args.robot, args.n_jobs) if args.repair else None
+        source = Path(args.out)/"repaired" if mended and mended.rows else args.source
+        step = audit_folder(source, args.out or scratch, args.robot, args.gates, args.n_jobs, False, "{clip}", bool(args.out))
+    table, failed = audit_table(step.rows), [*(mended.failed if mended else ()), *step.failed]
+    notes = [f"{row['clip']}: {text}" for row in (mended.rows if mended else ()) for text in (*row["done"], *(f"left: {f['message']}" for f in row["left"]))]
+    facts = {"clips": step.rows, "failed": failed, "skipped": list(step.skipped), **({"repaired": mended.rows} if mended else {})}
+    report(args, facts, "\n".join([*notes, table.markdown() if args.markdown else table.text() if table else "no motion was graded"]))
+    list_skipped(mended.skipped if mended else step.skipped)
+    for row in failed: print(f"motionbench audit: {row['error']}", file=sys.stderr)
+    return 2 if failed else int(any(row["failed_gates"] for row in step.rows))
 
 # %% ../../nbs/91_cli.ipynb #12e7089a
 def add_amp(commands):

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Step', 'index_path', 'read_step', 'run_step', 'robots_of', 'robot_files', 'file_list', 'audit_table', 'gate_counts',
-           'check_configs', 'nothing_found', 'retarget_folder', 'robot_clips', 'placed', 'audit_folder', 'amp_folder']
+           'check_configs', 'nothing_found', 'retarget_folder', 'robot_clips', 'placed', 'repair_folder',
+           'audit_folder', 'amp_folder']
 
 # %% ../../nbs/pipeline/05_steps.ipynb #32996f4c
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from pathlib import Path
 from ..core.errors import ConfigError, MotionFormatError
 from .cache import read_json, write_json
 from .clips import Clip, map_clips
-from .work import amp_clip, audit_clip, bundled_folder, cached_robot, clip_names, find_files, recognise, retarget_clip
+from .work import amp_clip, audit_clip, bundled_folder, cached_robot, clip_names, find_files, recognise, repair_clip, retarget_clip
 from ..view.tables import Table
 
 # %% ../../nbs/pipeline/05_steps.ipynb #e68da917
@@ -205,6 +206,15 @@ def placed(
     "The clips with their outputs."
     where = lambda c: place.format(**dict(zip(("robot", "clip"), c.name.split("/", 1))))
     return [replace(c, outputs=tuple(where(c) + s for s in suffixes)) for c in clips]
+
+# %% ../../nbs/pipeline/05_steps.ipynb #1974de83
+def repair_folder(
+    motions, out:str, robot:str="", # as in `robot_clips`
+    n_jobs:int|None=None, force:bool=False, # as in `map_clips`
+)->Step:
+    "Mended copies of every clip in `OUT/repaired`; each row says what was `done` and what is `left`."
+    clips, skipped, watch = robot_clips(motions, out, robot)
+    return run_step("repair", repair_clip, placed(clips, "repaired/{clip}", (".npz",)), out, {}, watch, skipped, n_jobs, force)
 
 # %% ../../nbs/pipeline/05_steps.ipynb #63387770
 def audit_folder(

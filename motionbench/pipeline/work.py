@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOTION_SUFFIXES', 'find_files', 'files_below', 'recognise', 'clip_names', 'cached_robot', 'read_human',
            'read_robot_motion', 'bundled_folder', 'write_bundled', 'about', 'retarget_file', 'retarget_clip',
-           'retarget_row', 'audit_clip', 'amp_clip']
+           'retarget_row', 'audit_clip', 'repair_clip', 'amp_clip']
 
 # %% ../../nbs/pipeline/04_work.ipynb #f720c27b
 import os
@@ -195,6 +195,22 @@ def audit_clip(
     names = lambda result: [v.name for v in audit.gates if v.result == result]
     return {"robot": robot.name, "frames": audit.frames, "fps": audit.fps, "grade": audit.grade, "failed_gates": names("fail"), "warned_gates": names("warn"),
             "summary": summary_rows([audit])[0], "metrics": audit.metrics}
+
+# %% ../../nbs/pipeline/04_work.ipynb #12d5044c
+def repair_clip(
+    inputs:list, outputs:list, # one file of robot motion; the repaired motion as our `.npz`
+    robot:str="",  # name or model file; empty: the robot that the file names
+)->dict:
+    "Mend what the lint finds and a repair knows; what was done, and what is left."
+    from motionbench.audit.lint import finding_rows, lint_motion
+    from motionbench.audit.repairs import repair
+    from motionbench.io.native import write_npz
+    motion, robot = read_robot_motion(inputs[0], robot)
+    with about(inputs[0]):
+        mended, done = repair(motion, lint_motion(motion, robot), robot)
+        left = lint_motion(mended, robot)
+    write_npz(mended, outputs[0])
+    return {"robot": robot.name, "done": done, "left": finding_rows(left)}
 
 # %% ../../nbs/pipeline/04_work.ipynb #43c4e201
 def amp_clip(
