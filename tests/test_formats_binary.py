@@ -504,3 +504,31 @@ def test_motionvqvae_loader(tmp_path):
     assert ends == [20, 50] and table.shape == (50, 9 + 9)
     for a, b in zip([0, 20], ends): assert 1/np.mean(np.diff(table[a:b, 0])) == pytest.approx(50)
     assert np.array_equal(table[:, 4:8], both.root_quat) and np.array_equal(table[:, 8:-1], both.dof_pos)
+
+
+# ---- damaged and foreign content
+
+ODD = [None, "text", 3, -1., [], {}, [[1, 2], [3]], np.zeros(0), np.zeros((3, 3)), np.zeros((40, 0)), np.full((40, 4), np.nan), np.array(["a"]*40), {"x": 1}, b"abc", np.zeros((40, 3, 4, 5)), np.array(7)]
+
+
+@pytest.mark.parametrize("form", ["phc", "mimickit", "parc", "isaaclab", "beyondmimic", "locomujoco"])
+def test_odd_content_is_one_clean_error(form, tmp_path):
+    "Every entry of the file in turn holds what nobody expects: it is read, or refused by one MotionFormatError."
+    robot, (write, options) = robot_of("biped"), WRITERS[form]
+    write(dance(robot), tmp_path/"a")
+    packed = form in ("phc", "mimickit", "parc")
+    if packed:
+        outer = safe_pickle.load(tmp_path/"a")
+        good = next(iter(outer.values())) if form == "phc" else safe_pickle.loads(outer["motion_data"]) if form == "parc" else outer
+    else:
+        with np.load(tmp_path/"a") as z: good = {k: z[k] for k in z.files}
+    refused = 0
+    for key in good:
+        for odd in ODD:
+            clip = {**good, key: odd}
+            if packed: safe_pickle.dump({"clip": clip} if form == "phc" else {"motion_data": pickled(clip)} if form == "parc" else clip, tmp_path/"b")
+            elif isinstance(odd, (np.ndarray, str, int, float)):
+                with open(tmp_path/"b", "wb") as f: np.savez(f, **clip)
+            try: read_motion(tmp_path/"b", format=form, **{k: robot for k in options})
+            except MotionFormatError as e: refused += bool(str(e))
+    assert refused > 3*len(good)

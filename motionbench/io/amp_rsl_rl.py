@@ -13,7 +13,7 @@ from ..core.motion import Motion
 from .files import reading
 from .joints import as_robot, joints_of
 from .registry import Format, contents, lost, register
-from .shared import columns, frame_rate, need, to_wxyz, to_xyzw, told, whole, write_object_npy
+from .shared import columns, frame_rate, need, texts, to_wxyz, to_xyzw, told, whole, write_object_npy
 
 # %% ../../nbs/io/18_amp_rsl_rl.ipynb #4d849727
 AMP_RSL_KEYS = ("joints_list", "joint_positions", "root_position", "root_quaternion", "fps")
@@ -34,10 +34,9 @@ def read_amp_rsl_rl(
     clip = need(path, contents(path), AMP_RSL_KEYS, "an amp-rsl-rl file")
     with reading(path, "an amp-rsl-rl clip"):
         rows = {k: _frames(path, k, clip[k]) for k in AMP_RSL_KEYS[1:4]}
-        T = len(rows["joint_positions"])
-        x = columns(rows, dict(joint_positions=(T, None), root_position=(T, 3), root_quaternion=(T, 4)))
+        x = columns(rows, dict(joint_positions=("T", None), root_position=("T", 3), root_quaternion=("T", 4)))
         rate, fps_from = frame_rate(path, clip["fps"], fps)
-        who, names, order = joints_of(path, x["joint_positions"].shape[1], as_robot(path, robot), clip["joints_list"])
+        who, names, order = joints_of(path, x["joint_positions"].shape[1], as_robot(path, robot), texts("joints_list", clip["joints_list"]))
         return Motion(rate, x["root_position"], to_wxyz(x["root_quaternion"]), x["joint_positions"], names, who,
                       source=told(path, "amp-rsl-rl", "xyzw", "none stored", order, fps_from))
 

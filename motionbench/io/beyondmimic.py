@@ -16,7 +16,7 @@ from ..core.rotation import angular_velocity, quat_conj, quat_rotate
 from .files import atomic_path, npz_arrays, reading
 from .joints import as_robot, joints_of
 from .registry import Format, lost, register
-from .shared import columns, frame_rate, told, velocities_of, whole
+from .shared import columns, frame_rate, texts, told, velocities_of, whole
 from .skeletons import bodies_of, isaaclab_order, name_bodies
 
 # %% ../../nbs/io/13_beyondmimic.ipynb #ef2cfec6
@@ -73,10 +73,12 @@ def read_beyondmimic(
     a = npz_arrays(path, ("joint_pos", "body_pos_w", "body_quat_w", *more), optional=more)
     robot = as_robot(path, robot)
     with reading(path, "a BeyondMimic clip"):
-        T, B = a["body_pos_w"].shape[:2] if a["body_pos_w"].ndim == 3 else (0, 0)
-        x = columns(a, dict(joint_pos=(T, None), body_pos_w=(T, B, 3), body_quat_w=(T, B, 4)), dict(joint_vel=(T, None), body_lin_vel_w=(T, B, 3), body_ang_vel_w=(T, B, 3)))
+        bodies, known = list(texts("body_names", a["body_names"])) if "body_names" in a else None, {}
+        if bodies is not None: known = {"B": len(bodies)}
+        x = columns(a, dict(joint_pos=("T", None), body_pos_w=("T", "B", 3), body_quat_w=("T", "B", 4)), dict(joint_vel=("T", None), body_lin_vel_w=("T", "B", 3), body_ang_vel_w=("T", "B", 3)), **known)
+        if not x["body_pos_w"].shape[1]: raise MotionFormatError(path, "holds no bodies", "Expected body_pos_w of shape (frames, bodies, 3)")
         rate, fps_from = frame_rate(path, a.get("fps"), fps)
-        names = tuple(map(str, a["joint_names"])) if "joint_names" in a else None
+        names = texts("joint_names", a["joint_names"]) if "joint_names" in a else None
         q, v, J = x["joint_pos"], x.get("joint_vel"), len(names or robot.joint_names if robot or names else ())
         whole_qpos = J > 0 and q.shape[1] == J + 7
         root = (q[:, :3], q[:, 3:7]) if whole_qpos else (x["body_pos_w"][:, 0], x["body_quat_w"][:, 0])
@@ -84,7 +86,6 @@ def read_beyondmimic(
         if whole_qpos: q, v = q[:, 7:], None if base is None else v[:, 6:]
         who, names, order = joints_of(path, q.shape[1], robot, names)
         clip = Motion(rate, *root, q, names, who, dof_vel=v)
-        bodies = [str(n) for n in a["body_names"]] if "body_names" in a else None
         if order != "file":
             style, clip, found = settle_order(path, robot, clip, x["body_pos_w"], x["body_quat_w"], joint_order)
             order, bodies = f"{order} ({style})", bodies or found

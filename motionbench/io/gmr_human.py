@@ -11,7 +11,7 @@ import numpy as np
 from ..core.motion import SMPLX_JOINTS, SMPLX_PARENTS, HumanMotion
 from .files import atomic_path, npz_arrays, reading
 from .registry import Format, lost, register
-from .shared import columns, frame_rate, told
+from .shared import columns, frame_rate, texts, told
 
 # %% ../../nbs/io/27_gmr_human.ipynb #36a376ab
 def known_parents(
@@ -37,8 +37,8 @@ def read_gmr_human(
     "The clip, on the joints that it has."
     a = npz_arrays(path, GMR_HUMAN_KEYS)
     with reading(path, "GMR's human frames"):
-        names, T = tuple(map(str, np.ravel(a["joint_names"]))), len(a["pos"])
-        x = columns(a, dict(pos=(T, len(names), 3), quat_wxyz=(T, len(names), 4)))
+        names = texts("joint_names", a["joint_names"])
+        x = columns(a, dict(pos=("T", "K", 3), quat_wxyz=("T", "K", 4)), K=len(names))
         rate, fps_from = frame_rate(path, a["fps"], fps)
         return HumanMotion(rate, x["pos"], x["quat_wxyz"], names, known_parents(names), 1.75 if height is None else height,
                            source=told(path, "gmr-human", "wxyz", "none stored", "file", fps_from, height_from="format default" if height is None else "option"))

@@ -73,8 +73,8 @@ def read_grail_object(
     name, clip = pick(path, need(path, contents(path), (), "a GRAIL file"), name)
     need(path, clip, ("root_pos", "root_quat"), "a GRAIL object")
     with reading(path, "a GRAIL object"):
-        T = len(clip["root_pos"])
-        a = columns({k: np.reshape(clip[k], (T, -1)) for k in ("root_pos", "root_quat")}, dict(root_pos=(T, 3), root_quat=(T, 4)))
+        flat = {k: x[:, 0] if isinstance(x, np.ndarray) and x.ndim == 3 and x.shape[1] == 1 else x for k, x in clip.items() if k in ("root_pos", "root_quat")}
+        a = columns(flat, dict(root_pos=("T", 3), root_quat=("T", 4)))
         rate, fps_from = frame_rate(path, clip.get("fps"), fps)
         points = {side: {int(t): check_array(k, p, (None, 3)) for t, p in clip[k].items()} for side, k in _POINTS.items() if isinstance(clip.get(k), dict)}
         return ObjectMotion(rate, a["root_pos"], check_quat("root_quat", a["root_quat"]), str(clip.get("object_name") or name), clip.get("scale"), points,

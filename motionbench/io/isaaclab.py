@@ -13,7 +13,7 @@ from ..core.motion import Motion
 from .files import atomic_path, npz_arrays, reading
 from .joints import as_robot, joints_of
 from .registry import Format, lost, register
-from .shared import columns, frame_rate, told, velocities_of, whole
+from .shared import columns, frame_rate, texts, told, velocities_of, whole
 from .skeletons import bodies_of
 
 # %% ../../nbs/io/12_isaaclab.ipynb #3386b4ac
@@ -27,8 +27,8 @@ def root_column(
     robot=None,  # `Robot`
 )->int:
     "Which body column is the root; `MotionFormatError` if it is not there."
-    want = root or (robot.root_body if robot else bodies[0])
-    if want not in bodies: raise MotionFormatError(path, f"has no body {want!r} for the root", f"Say root=NAME, on the command line --root; it has {', '.join(bodies[:12])}")
+    want = root or (robot.root_body if robot else next(iter(bodies), "root"))
+    if not bodies or want not in bodies: raise MotionFormatError(path, f"has no body {want!r} for the root", f"Say root=NAME, on the command line --root; it has {', '.join(bodies[:12])}")
     return bodies.index(want)
 
 
@@ -43,11 +43,10 @@ def read_isaaclab(
     a = npz_arrays(path, (*ISAACLAB_KEYS, *more), optional=more)
     robot = as_robot(path, robot)
     with reading(path, "an Isaac Lab clip"):
-        bodies, T = tuple(map(str, np.ravel(a["body_names"]))), len(a["dof_positions"])
-        J, B = len(np.ravel(a["dof_names"])), len(bodies)
-        x = columns(a, dict(dof_positions=(T, J), dof_velocities=(T, J), body_positions=(T, B, 3), body_rotations=(T, B, 4), body_linear_velocities=(T, B, 3),
-                            body_angular_velocities=(T, B, 3)), dict(joint_torques=(T, J)))
-        who, names, order = joints_of(path, J, robot, np.ravel(a["dof_names"]))
+        joints, bodies = texts("dof_names", a["dof_names"]), texts("body_names", a["body_names"])
+        x = columns(a, dict(dof_positions=("T", "J"), dof_velocities=("T", "J"), body_positions=("T", "B", 3), body_rotations=("T", "B", 4), body_linear_velocities=("T", "B", 3),
+                            body_angular_velocities=("T", "B", 3)), dict(joint_torques=("T", "J")), J=len(joints), B=len(bodies))
+        who, names, order = joints_of(path, len(joints), robot, joints)
         rate, fps_from = frame_rate(path, a.get("fps"), fps)
         r = root_column(path, bodies, root, robot)
         facts = dict(root_body=bodies[r], root_from="option" if root else "robot" if robot else "first body")

@@ -16,7 +16,7 @@ from ..core.rotation import quat_conj, quat_exp, quat_mul, quat_rotate
 from .files import atomic_path, npz_arrays, reading
 from .joints import as_robot, joints_of
 from .registry import Format, lost, register
-from .shared import columns, frame_rate, told, velocities_of
+from .shared import columns, frame_rate, integers, texts, told, velocities_of
 
 # %% ../../nbs/io/17_locomujoco.ipynb #cfbc541c
 BASE = ("pelvis_tx", "pelvis_tz", "pelvis_ty", "pelvis_tilt", "pelvis_list", "pelvis_rotation")
@@ -74,8 +74,7 @@ def read_locomujoco_v0(
     a = npz_arrays(path)
     names = [k[2:] for k in a if k.startswith("q_") and k[2:] not in BASE]
     with reading(path, "a loco-mujoco clip"):
-        T = len(np.ravel(a["q_pelvis_tx"]))
-        x = columns(a, {f"q_{n}": (T,) for n in (*BASE, *names)}, {f"dq_{n}": (T,) for n in (*BASE, *names)})
+        x = columns(a, {f"q_{n}": ("T",) for n in (*BASE, *names)}, {f"dq_{n}": ("T",) for n in (*BASE, *names)})
         known = next((v for k, v in REST_HEIGHTS.items() if k in names), None)
         if rest_height is None and known is None: raise MotionFormatError(path, "measures the pelvis from its model's rest height, which it does not say", "Say rest_height=… in metres, on the command line --rest-height")
         height = float(known[1] if rest_height is None else rest_height)
@@ -124,17 +123,17 @@ def read_locomujoco(
     more = ("qvel", "jnt_type", "njnt")
     a = npz_arrays(path, (*V1_KEYS, *more), optional=(*more, "split_points"))
     with reading(path, "a loco-mujoco clip"):
-        names, T = tuple(map(str, np.ravel(a["joint_names"]))), len(a["qpos"])
-        x = columns(a, dict(qpos=(T, None)), dict(qvel=(T, None)))
-        nq, kinds = x["qpos"].shape[1], np.ravel(a["jnt_type"]).astype(int) if "jnt_type" in a else np.array([0] + [3]*(len(names) - 1))
-        if list(kinds).count(0) != 1 or kinds[0] != 0 or 1 in kinds or len(kinds) != len(names) or nq != len(names) + 6:
-            raise MotionFormatError(path, f"has {nq} columns for {len(names)} joints of types {kinds.tolist()[:6]}…", "Expected one free joint in front, then hinges and slides")
+        names = texts("joint_names", a["joint_names"])
+        x = columns(a, dict(qpos=("T", None)), dict(qvel=("T", None)))
+        (T, nq), kinds = x["qpos"].shape, integers("jnt_type", a["jnt_type"]) if "jnt_type" in a else [0] + [3]*(len(names) - 1)
+        if kinds[:1] != [0] or not set(kinds[1:]) <= {2, 3} or len(kinds) != len(names) or nq != len(names) + 6:
+            raise MotionFormatError(path, f"has {nq} columns for {len(names)} joints of types {kinds[:6]}…", "Expected one free joint in front, then hinges and slides")
         if "qvel" in x: columns(x, dict(qvel=(T, nq - 1)))
         rate, fps_from = frame_rate(path, a.get("frequency"), fps)
         who, joints, order = joints_of(path, nq - 7, as_robot(path, robot), names[1:])
         q, v = x["qpos"], x.get("qvel")
-        split = np.ravel(a["split_points"]).astype(int).tolist() if "split_points" in a else [0, T]
-        if split[0] != 0 or split[-1] != T or any(b <= s for s, b in zip(split, split[1:])): raise MotionFormatError(path, f"its split_points are {split[:8]}", f"Expected rising numbers from 0 to {T}")
+        split = integers("split_points", a["split_points"]) if "split_points" in a else [0, T]
+        if len(split) < 2 or split[0] != 0 or split[-1] != T or any(b <= s for s, b in zip(split, split[1:])): raise MotionFormatError(path, f"its split_points are {split[:8]}", f"Expected rising numbers from 0 to {T}")
         return Motion(rate, q[:, :3], q[:, 3:7], q[:, 7:], joints, who, dof_vel=None if v is None else v[:, 6:], root_lin_vel=None if v is None else v[:, :3],
                       root_ang_vel=None if v is None else quat_rotate(q[:, 3:7], v[:, 3:6]), starts=tuple(split[:-1]),
                       source=told(path, "locomujoco", "wxyz", "none stored" if v is None else "world; angular velocity of the base was in the body's frame (MuJoCo's qvel)", order, fps_from,

@@ -36,7 +36,8 @@ def read_mimickit(
         rate, fps_from = frame_rate(path, clip.get("fps"), fps)
         who, names, order = joints_of(path, x.shape[1] - 6, robot)
         mode = clip.get("loop_mode")
-        extra = {} if mode is None else {"loop_mode": LOOP[int(mode)] if int(mode) in (0, 1) else int(mode)}
+        if mode is not None and not (isinstance(mode, int) and mode in (0, 1)): raise MotionFormatError(path, f"loop_mode is {str(mode)[:40]!r}", "Expected 0 (clamp) or 1 (wrap)")
+        extra = {} if mode is None else {"loop_mode": LOOP[mode]}
         return Motion(rate, x[:, :3], quat_exp(x[:, 3:6]), expmap_to_angles(robot.tree, x[:, 6:]), names, who, extra=extra,
                       source=told(path, "mimickit", "expmap", "none stored", order, fps_from))
 
@@ -69,8 +70,8 @@ def read_parc(
     clip = need(path, safe_pickle.loads(inner, path) if isinstance(inner, bytes) else inner, ("root_pos", "root_rot", "joint_rot"), "PARC's motion_data")
     robot = as_robot(path, robot)
     with reading(path, "a PARC clip"):
-        T, K = len(clip["root_pos"]), np.shape(clip["joint_rot"])[1]
-        x = columns(clip, dict(root_pos=(T, 3), root_rot=(T, 4), joint_rot=(T, K, 4)))
+        x = columns(clip, dict(root_pos=("T", 3), root_rot=("T", 4), joint_rot=("T", "K", 4)))
+        T, K = x["joint_rot"].shape[:2]
         rate, fps_from = frame_rate(path, clip.get("fps"), fps)
         if robot is None: raise MotionFormatError(path, f"turns {K} nameless joints", "Say whose they are with robot=NAME or a path of the character's MJCF, on the command line --robot")
         if len(robot.body_names) != K + 1: raise MotionFormatError(path, f"turns {K} joints, but {robot.name} has {len(robot.body_names) - 1} bodies below its root", "Name the model the file was made for")

@@ -67,13 +67,13 @@ def phc_motion(path, name, clip, format, robot, fps, quat_order):
     "The `Motion` of one clip of a PHC or GRAIL file."
     need(path, clip, [k for k in PHC_KEYS if k != "pose_aa"], format)
     with reading(path, f"a {format} clip"):
-        dof = np.asarray(clip["dof"])
-        T = len(dof)
-        a = columns({**clip, "dof": dof[..., 0] if dof.ndim == 3 else dof}, dict(root_trans_offset=(T, 3), dof=(T, None), root_rot=(T, 4)), dict(pose_aa=(T, None, 3)))
+        dof = clip["dof"]
+        if isinstance(dof, np.ndarray) and dof.ndim == 3 and dof.shape[2] == 1: dof = dof[..., 0]           # some have (T, J, 1)
+        a = columns({**clip, "dof": dof}, dict(root_trans_offset=("T", 3), dof=("T", None), root_rot=("T", 4)), dict(pose_aa=("T", None, 3)))
         order = quat_order or (decide_order(path, a["root_rot"], a["pose_aa"][:, 0]) if "pose_aa" in a else "xyzw")
         rate, fps_from = frame_rate(path, clip.get("fps"), fps, default=30)
         who, names, angles, joint_order, welded = phc_joints(path, a["dof"], robot)
-        extra = {k: clip[k] for k in ("smpl_joints", "contact_mask", *HANDS) if clip.get(k) is not None and np.any(clip[k])}
+        extra = {k: clip[k] for k in ("smpl_joints", "contact_mask", *HANDS) if isinstance(clip.get(k), np.ndarray) and np.any(clip[k])}
         facts = dict(clip=str(name), order_from="option" if quat_order else "pose_aa" if "pose_aa" in a else "format default")
         return Motion(rate, a["root_trans_offset"], to_wxyz(a["root_rot"]) if order == "xyzw" else a["root_rot"], angles, names, who, extra=extra,
                       source=told(path, format, order, "none stored", joint_order, fps_from, **facts, **({"welded_joints": welded} if welded else {})))

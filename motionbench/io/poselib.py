@@ -14,7 +14,7 @@ from ..core.rotation import angular_velocity, quat_conj, quat_mul, quat_rotate
 from .files import reading
 from .joints import as_robot
 from .registry import Format, contents, lost, register
-from .shared import columns, frame_rate, need, to_wxyz, to_xyzw, told, whole, write_object_npy
+from .shared import columns, frame_rate, integers, need, texts, to_wxyz, to_xyzw, told, whole, write_object_npy
 from .skeletons import bodies_of, hinge_angles
 
 # %% ../../nbs/io/15_poselib.ipynb #c9657f4a
@@ -35,8 +35,8 @@ def skeleton_pose(
 def _skeleton(path, clip):
     "Names, parents, offsets."
     tree = need(path, clip["skeleton_tree"], ("node_names", "parent_indices", "local_translation"), "a poselib skeleton")
-    names = check_names("node_names", tree["node_names"])
-    parents = _array(path, tree["parent_indices"], "parent_indices").astype(int).tolist()
+    names = check_names("node_names", texts("node_names", tree["node_names"]))
+    parents = integers("parent_indices", _array(path, tree["parent_indices"], "parent_indices"))
     offsets = columns({"local_translation": _array(path, tree["local_translation"], "local_translation")}, dict(local_translation=(len(names), 3)))["local_translation"]
     if len(parents) != len(names) or any(not -1 <= p < k for k, p in enumerate(parents)): raise MotionFormatError(path, f"its parent_indices are {parents}", "A parent must come before its children")
     return names, parents, offsets
@@ -62,10 +62,10 @@ def read_poselib(
     with reading(path, "a poselib clip"):
         names, parents, offsets = _skeleton(path, clip)
         raw = {k: _array(path, clip[k], k) for k in (*POSELIB_KEYS[:2], "global_velocity", "global_angular_velocity") if clip.get(k) is not None}
-        T, K = len(raw["rotation"]), len(names)
-        x = columns(raw, dict(rotation=(T, K, 4), root_translation=(T, 3)), dict(global_velocity=(T, K, 3), global_angular_velocity=(T, K, 3)))
+        x = columns(raw, dict(rotation=("T", "K", 4), root_translation=("T", 3)), dict(global_velocity=("T", "K", 3), global_angular_velocity=("T", "K", 3)), K=len(names))
         rate, fps_from = frame_rate(path, clip.get("fps"), fps)
-        quat, local = check_quat("rotation", to_wxyz(x["rotation"])), bool(clip.get("is_local", True))
+        quat, local = check_quat("rotation", to_wxyz(x["rotation"])), clip.get("is_local", True)
+        if not isinstance(local, (bool, int)): raise MotionFormatError(path, f"is_local is a {type(local).__name__}", "Expected true or false")
         if not local: quat = np.stack([quat[:, k] if p < 0 else quat_mul(quat_conj(quat[:, p]), quat[:, k]) for k, p in enumerate(parents)], 1)
         pos, world = skeleton_pose(x["root_translation"], quat, parents, offsets)
         v = dict(lin=x.get("global_velocity"), ang=x.get("global_angular_velocity"))

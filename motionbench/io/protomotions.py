@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..core.errors import MotionFormatError
 from ..core.motion import Motion
 from .beyondmimic import settle_order
 from .files import atomic_path, reading
@@ -32,9 +33,9 @@ def read_protomotions(
     clip, robot = need(path, contents(path), PROTO_KEYS, "a ProtoMotions file"), as_robot(path, robot)
     clip = {k: v.numpy() if hasattr(v, "numpy") else v for k, v in clip.items()}
     with reading(path, "a ProtoMotions clip"):
-        T, B = np.shape(clip["rigid_body_pos"])[:2]
-        x = columns(clip, dict(rigid_body_pos=(T, B, 3), rigid_body_rot=(T, B, 4), dof_pos=(T, None)),
-                    dict(dof_vel=(T, None), rigid_body_vel=(T, B, 3), rigid_body_ang_vel=(T, B, 3), rigid_body_contacts=(T, B), local_rigid_body_rot=(T, B, 4)))
+        x = columns(clip, dict(rigid_body_pos=("T", "B", 3), rigid_body_rot=("T", "B", 4), dof_pos=("T", "J")),
+                    dict(dof_vel=("T", "J"), rigid_body_vel=("T", "B", 3), rigid_body_ang_vel=("T", "B", 3), rigid_body_contacts=("T", "B"), local_rigid_body_rot=("T", "B", 4)))
+        if not x["rigid_body_pos"].shape[1]: raise MotionFormatError(path, "holds no bodies", "Expected rigid_body_pos of shape (frames, bodies, 3)")
         rate, fps_from = frame_rate(path, clip.get("fps"), fps)
         pos, quat = x["rigid_body_pos"], to_wxyz(x["rigid_body_rot"])
         who, names, order = joints_of(path, x["dof_pos"].shape[1], robot)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['to_wxyz', 'to_xyzw', 'decide_order', 'frame_rate', 'whole', 'pick', 'need', 'told', 'velocities_of', 'columns',
-           'pickled', 'write_object_npy']
+           'texts', 'integers', 'pickled', 'write_object_npy']
 
 # %% ../../nbs/io/10_shared.ipynb #7a3b3c72
 import io
@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from ..core.errors import MotionFormatError
+from ..core.errors import InvalidMotion, MotionFormatError
 from ..core.motion import Velocities, check_array
 from ..core.rotation import quat_exp
 from . import safe_pickle
@@ -57,8 +57,7 @@ def frame_rate(
     "Frames per second and where they come from; `MotionFormatError` if nobody says, or it is no positive number."
     for value, where in ((fps, "option"), (stored, "file"), (default, "format default")):
         if value is None: continue
-        flat = np.ravel(value)
-        try: rate = float(flat[0]) if flat.size == 1 else math.nan
+        try: rate = float(np.reshape(value, ()))
         except (TypeError, ValueError): rate = math.nan
         if not 0 < rate < math.inf: raise MotionFormatError(path, f"its frame rate is {value}", "Say fps=… with the true one, on the command line --fps")
         return rate, where
@@ -119,15 +118,41 @@ def velocities_of(
     stored = Velocities(motion.dof_vel, motion.root_lin_vel, motion.root_ang_vel)
     return stored if all(v is not None for v in stored) else Velocities(*(s if s is not None else v for s, v in zip(stored, motion.velocities())))
 
-
+# %% ../../nbs/io/10_shared.ipynb #25d32878
 def columns(
     clip:dict,  # what was read
-    shapes:dict,  # name -> shape of arrays that must be there
+    shapes:dict,  # name -> shape of arrays that must be there; numbers, None for any size, letters for sizes that agree
     optional:dict={},  # name -> shape of arrays that may be missing
+    **sizes:int,  # letters whose size is known
 )->dict:
     "Those arrays, checked, as float64; `InvalidMotion` names the array and the frame."
-    have = {k: s for k, s in {**shapes, **optional}.items() if k in shapes or clip.get(k) is not None}
-    return {k: check_array(k, clip[k], s) for k, s in have.items()}
+    out = {}
+    for k, shape in {**shapes, **optional}.items():
+        if clip.get(k) is None and k in optional: continue
+        if clip.get(k) is None: raise InvalidMotion(f"{k} is missing")
+        out[k] = check_array(k, clip[k], tuple(sizes.get(n) if isinstance(n, str) else n for n in shape))
+        sizes |= {n: size for n, size in zip(shape, out[k].shape) if isinstance(n, str)}
+    return out
+
+
+def texts(
+    name:str,  # what they are called, for the message
+    x,  # a list or array of text
+)->tuple:
+    "The names; `InvalidMotion` if it is something else."
+    if isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.kind == "U": x = x.tolist()
+    if not isinstance(x, (list, tuple)) or not all(isinstance(n, str) for n in x): raise InvalidMotion(f"{name} is no list of names")
+    return tuple(x)
+
+
+def integers(
+    name:str,  # what they are called, for the message
+    x,  # a list or array of whole numbers
+)->list:
+    "The numbers; `InvalidMotion` if it is something else."
+    x = check_array(name, np.atleast_1d(x) if isinstance(x, np.ndarray) else x, (None,))
+    if np.abs(x - np.round(x)).max(initial=0) > 0 or np.abs(x).max(initial=0) > 2**31: raise InvalidMotion(f"{name} is no list of whole numbers")
+    return [int(n) for n in x]
 
 # %% ../../nbs/io/10_shared.ipynb #81a6df10
 def pickled(
