@@ -362,3 +362,22 @@ def test_library_commands(cli, tmp_path):
     code, out, err = cli("library", "verify", "lib")
     assert code == 1 and shard.name in out
     assert cli("library", "info", "nowhere")[0] == 2
+
+
+def test_repair_mends_a_copy_and_says_so(cli, tmp_path):
+    from dataclasses import replace
+    from motionbench.core.gait import bundled_clips
+    from motionbench.io.native import read_npz, write_npz
+    from motionbench.retarget.clip import retarget
+    motion = retarget(bundled_clips()["walk"], "biped")
+    held = np.repeat(np.arange(0, len(motion), 2), 2)[:len(motion)]
+    write_npz(replace(motion, root_pos=motion.root_pos[held], root_quat=motion.root_quat[held], dof_pos=motion.dof_pos[held]), tmp_path/"held.npz")
+    before = (tmp_path/"held.npz").read_bytes()
+    code, _, err = cli("audit", "held.npz", "--repair")
+    assert code == 2 and "--out" in err
+    code, out, _ = cli("audit", "held.npz", "--repair", "--out", "out", "--json")
+    row = json.loads(out)["repaired"][0]
+    assert any("held_frames" in text for text in row["done"]) and not any(f["kind"] == "held_frames" for f in row["left"])
+    mended = read_npz(tmp_path/"out/repaired/held.npz")
+    assert np.abs(mended.root_pos - motion.root_pos[:len(mended)]).max() < 2e-3 and mended.source["steps"][-1]["step"] == "repair"
+    assert (tmp_path/"held.npz").read_bytes() == before

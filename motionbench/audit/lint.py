@@ -79,15 +79,16 @@ def find_held(
     clip,  # `Motion` or `HumanMotion`
 )->np.ndarray:
     """Frames `(T,)` bool that repeat the one before, exactly or nearly (ten times slower than what is around them) while the motion goes on in one direction.
-    A swing that turns back stands still for a frame too, but is no repeat."""
+    A swing that turns back stands still for a frame too, but is no repeat, unless it is exact and the whole clip is a staircase."""
     pose = pose_of(clip)
     rate = pose_rate(*pose, clip.fps)
     if len(rate) < 3: return np.zeros(len(clip), bool)
     scale = np.maximum(maximum_filter1d(rate, 13), 0.1)
     held = held_frames(rate, clip.fps) | held_frames(rate/scale, clip.fps, 0.1, 0.3)
     step = np.concatenate([np.diff(pose[0], axis=0), quat_log(quat_mul(pose[1][1:], quat_conj(pose[1][:-1]))), np.diff(pose[2], axis=0)], 1)
-    for a, b in intervals(held):
-        if b < len(held) and step[a-2] @ step[b-1] <= 0: held[a:b] = False
+    turns = [(a, b) for a, b in intervals(held) if b < len(held) and step[a-2] @ step[b-1] <= 0]
+    for a, b in turns: held[a:b] = False
+    for a, b in turns: held[a:b] = held.mean() > 0.1 and rate[a-1:b-1].max() < 1e-6                         # exact, in a staircase
     longest = max((b - a for a, b in intervals(held)), default=0)
     for a, b in intervals(rate < np.maximum(1e-3, 0.1*scale)):
         if b - a <= longest and (a == 0 or b == len(rate)) and held.mean() > 0.1: held[a+1:b+1] = True     # a staircase may begin and end with a repeat

@@ -6,8 +6,8 @@
 __all__ = ['SMPLX_JOINTS', 'SMPLX_PARENTS', 'CONTACT_NAMES', 'REST', 'check_array', 'check_quat', 'check_names', 'Clip', 'Motion',
            'Velocities', 'concatenate', 'HumanMotion', 'transform']
 
-# %% ../../nbs/core/02_motion.ipynb #5b9529bb
-from dataclasses import dataclass, field, fields, replace
+# %% ../../nbs/core/02_motion.ipynb #a905f3e1
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['DIRECTIONS', 'SPINE', 'DERIVED', 'REQUIRED', 'CMU', 'LAFAN1', 'BANDAI', 'SKELETONS', 'LIMBS', 'axes_quat', 'Skeleton',
            'load_joint_map', 'limb_errors', 'recognise', 'straighten', 'derive_missing', 'height_from_legs',
-           'to_canonical', 'foot_tilt', 'level_feet']
+           'to_canonical']
 
-# %% ../../nbs/io/03_canonical.ipynb #ca2c328f
-from dataclasses import dataclass, field, replace
+# %% ../../nbs/io/03_canonical.ipynb #b2a0f5bf
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -216,38 +216,3 @@ def to_canonical(
     steps = [{"step": "to_canonical", "skeleton": skeleton.name, "derived": derived}]
     return HumanMotion(fps, np.stack([p[j] for j in SMPLX_JOINTS], 1), np.stack([q[j] for j in SMPLX_JOINTS], 1), SMPLX_JOINTS, SMPLX_PARENTS, height,
                        source={**(source or {}), "steps": [*(source or {}).get("steps", []), *steps]})
-
-# %% ../../nbs/io/03_canonical.ipynb #bedf3089
-def foot_tilt(
-    human:HumanMotion,  # the clip
-    side:str,  # left or right
-    speed:float=0.2,  # m/s: slower than this the foot stands
-    spread:float=8.0,  # degrees the tilt may vary while it stands
-)->dict:
-    "For ankle and foot joint, the mean direction `(3,)` of the world's up in the joint's frame while the foot stands low and still; empty if it never clearly does."
-    if len(human) < 2: return {}
-    ankle, toe = (human.joint(f"{side}_{j}")[0] for j in ("ankle", "foot"))
-    v = [np.linalg.norm(np.gradient(p, axis=0), axis=1)*human.fps for p in (ankle, toe)]
-    still = (v[0] < speed) & (v[1] < speed) & (toe[:, 2] < toe[:, 2].min() + 0.06)
-    if still.sum() < max(5, 0.02*len(human)): return {}
-    out = {}
-    for j in ("ankle", "foot"):
-        up = quat_rotate(quat_conj(human.joint(f"{side}_{j}")[1][still]), np.array([0, 0, 1.]))
-        mean = np.median(up, 0)/np.linalg.norm(np.median(up, 0))
-        if np.degrees(np.arccos(np.clip(np.median(up@mean), -1, 1))) < spread: out[f"{side}_{j}"] = mean
-    return out
-
-
-def level_feet(
-    human:HumanMotion,  # the clip
-    most:float=35.0,  # degrees: a larger tilt is a pose, not an offset
-)->HumanMotion:
-    "The clip with the constant tilt of ankle and foot orientations taken out; positions stay. The step `level_feet` lists the degrees."
-    quat, done = human.joint_quat.copy(), {}
-    for j, up in {**foot_tilt(human, "left"), **foot_tilt(human, "right")}.items():
-        turn = _between(np.array([0, 1., 0]), up)
-        tilt = float(np.degrees(np.arccos(np.clip(up[1], -1, 1))))
-        if not 1 < tilt < most: continue
-        k = human.joint_names.index(j)
-        quat[:, k], done[j] = quat_mul(quat[:, k], turn), round(tilt, 1)
-    return replace(human, joint_quat=quat).with_step("level_feet", degrees=done)

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'PROFILES', 'convert_pickle']
 
-# %% ../../nbs/io/09b_convert_pickle.ipynb #a7597bfb
-import os
+# %% ../../nbs/io/09b_convert_pickle.ipynb #7efde024
 import tempfile
 from pathlib import Path
 

@@ -11,7 +11,7 @@ import numpy as np
 from ..core.errors import MotionbenchError, MotionFormatError
 from ..core.motion import Motion, check_array
 from . import safe_pickle
-from .files import check_file, reading
+from .files import reading
 from .registry import Format, contents, lost, register
 
 # %% ../../nbs/io/06_gmr.ipynb #484c9e2d

@@ -5,13 +5,11 @@
 # %% auto #0
 __all__ = ['VERSIONS', 'value_digest', 'try_python', 'find_old_python', 'load_in']
 
-# %% ../../nbs/io/09a_old_python.ipynb #9d96046b
-import hashlib
+# %% ../../nbs/io/09a_old_python.ipynb #77a0512f
 import inspect
 import json
 import os
 import shutil
-import struct
 import subprocess
 from pathlib import Path
 

@@ -50,7 +50,7 @@ def load_pipeline(
 
 def pipeline_model():
     "The schema as a pydantic model; unknown keys are refused."
-    from pydantic import BaseModel, ConfigDict, Field
+    from pydantic import BaseModel, Field
     class StepSpec(BaseModel, extra="forbid"):
         name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
         notebook: str
