@@ -144,7 +144,7 @@ def test_the_table_is_complete():
     assert all(r["about"] and r["tested"] in ("a real file", "a written one") and (r["gives"].count("Motion") or r["gives"] == "ObjectMotion") for r in rows)
     names = {r["format"] for r in rows}
     assert {"csv", "unitree_csv", "kimodo_csv", "deepmimic", "legged", "lerobot", "npz", "gmr", "bvh", "amass"} <= names
-    page = (Path(__file__).parents[1]/"nbs/io/25b_formats_table.ipynb").read_text()
+    page = (Path(__file__).parents[1]/"nbs/io/34_formats_table.ipynb").read_text()
     assert all(f"{n}" in page for n in names), "run the page of formats again"
 
 
