@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from motionbench.audit.lint import KINDS, breadth_first, find_held, from_exp_map, lint_file, lint_motion, observed_angles, pose_errors, without_held
+from motionbench.audit.lint import find_held, lint_file, lint_motion, without_held
+from motionbench.audit.poses import KINDS, breadth_first, from_exp_map, observed_angles, pose_errors
 from motionbench.audit.repairs import _REPAIRS, differences, register_repair, repair, repairs
 from motionbench.core.errors import ConfigError, InvalidMotion, MotionFormatError, RobotError
 from motionbench.core.gait import bundled_clips

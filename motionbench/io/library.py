@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'VERSION', 'INDEX', 'DTYPES', 'NAMES', 'POSE', 'frame_arrays', 'clip_entry', 'pack', 'mapped_arrays',
-           'read_index', 'write_index', 'Windows', 'read_windows', 'MotionLibrary', 'append_clips', 'select_clips',
-           'draw_windows', 'library_info', 'verify_library']
+           'read_index', 'write_index', 'Windows', 'read_windows', 'MotionLibrary', 'create_library', 'open_library',
+           'mapped_field', 'read_clip', 'append_clips', 'select_clips', 'draw_windows', 'library_info',
+           'verify_library']
 
 # %% ../../nbs/io/13_library.ipynb #4d8a1938
 import difflib
@@ -201,34 +202,6 @@ class MotionLibrary(Mapping):
         self.clips = [index["clips"][i] for i in (range(len(index["clips"])) if keep is None else keep)]
         self._number = {c["name"]: i for i, c in enumerate(self.clips)}
 
-    @classmethod
-    def create(cls,
-        path,  # the folder; must not hold a library
-        motions=(),  # name -> `Motion`
-        dtype:str="float32",  # float32 or float64
-        **facts,  # tags, grade: see `append`
-    ):
-        "Make a library."
-        if dtype not in ("float32", "float64"): raise MotionFormatError(path, f"dtype is {dtype!r}, expected float32 or float64")
-        if (Path(path)/INDEX).exists(): raise MotionFormatError(path, "is a library already", "Open it and append, or choose another folder")
-        write_index(path, dict(schema=SCHEMA, version=VERSION, dtype=dtype, shards=[], clips=[]))
-        library = cls.open(path)
-        if motions: library.append(motions, **facts)
-        return library
-
-    @classmethod
-    def open(cls,
-        path,  # the folder
-        check:bool=True,  # whether all shards must be there with their size; `verify` can name what is wrong without
-    ):
-        "Open a library; `MotionFormatError` if its index is damaged or a shard is missing or cut short."
-        index = read_index(path)
-        for shard in index["shards"] if check else ():
-            file = Path(path)/shard["file"]
-            if not file.is_file(): raise MotionFormatError(file, "this shard of the library is missing", "Restore it")
-            if file.stat().st_size != shard["bytes"]: raise MotionFormatError(file, f"has {file.stat().st_size} bytes, the index says {shard['bytes']}", "It was cut short or changed; restore it")
-        return cls(path, index)
-
     @property
     def names(self):
         "Names of the clips, in the order in which they came."
@@ -236,6 +209,7 @@ class MotionLibrary(Mapping):
 
     def __len__(self): return len(self.clips)
     def __iter__(self): return iter(self._number)
+    def __getitem__(self, name): return read_clip(self, name)
     def __contains__(self, name): return name in self._number
     def __getstate__(self): return {**self.__dict__, "_maps": {}}
     def __repr__(self): return f"MotionLibrary({self.path.name}: {len(self)} clips, {sum(c['length'] for c in self.clips)} frames)"
@@ -243,16 +217,6 @@ class MotionLibrary(Mapping):
     def layout(self, clip):
         "Robot, names and fields of an index entry."
         return self.index["shards"][clip["shard"]]["layouts"][clip["layout"]]
-
-    def array(self, shard, layout, field):
-        "All rows of a field, mapped."
-        file = self.path/self.index["shards"][shard]["file"]
-        if shard not in self._maps:
-            maps = mapped_arrays(file)
-            bad = [c["name"] for c in self.index["clips"] if c["shard"] == shard and not _fits(maps, c, self.layout(c))]
-            if bad: raise MotionFormatError(file, f"does not hold {bad[0]} as the index says", "It is not the shard of this index; restore it")
-            self._maps[shard] = maps
-        return self._maps[shard][f"{layout}/{field}"]
 
     def entry(self, name):
         "What the index says of a clip; an unknown name raises `MotionFormatError` with the nearest ones."
@@ -262,13 +226,70 @@ class MotionLibrary(Mapping):
 
     def get(self, name, default=None): return self[name] if name in self else default
 
-    def __getitem__(self, name):
-        clip = self.entry(name)
-        layout, rows = self.layout(clip), slice(clip["start"], clip["start"] + clip["length"])
-        read = {k: np.array(self.array(clip["shard"], clip["layout"], k)[rows]) for k in layout["fields"]}
-        extra = clip["extra"] | {k.removeprefix("extra."): read.pop(k) for k in list(read) if k.startswith("extra.")}
-        with reading(self.path/name, "a clip of a library"):
-            return Motion(clip["fps"], **read, **{k: layout[k] and tuple(layout[k]) for k in NAMES}, robot=layout["robot"], extra=extra, source=clip["source"])
+# %% ../../nbs/io/13_library.ipynb #2be00f7a
+def create_library(
+    cls:type,  # `MotionLibrary`
+    path,  # the folder; must not hold a library
+    motions=(),  # name -> `Motion`
+    dtype:str="float32",  # float32 or float64
+    **facts,  # tags, grade: see `append`
+)->MotionLibrary:
+    "Make a library."
+    if dtype not in ("float32", "float64"): raise MotionFormatError(path, f"dtype is {dtype!r}, expected float32 or float64")
+    if (Path(path)/INDEX).exists(): raise MotionFormatError(path, "is a library already", "Open it and append, or choose another folder")
+    write_index(path, dict(schema=SCHEMA, version=VERSION, dtype=dtype, shards=[], clips=[]))
+    library = cls.open(path)
+    if motions: library.append(motions, **facts)
+    return library
+
+
+def open_library(
+    cls:type,  # `MotionLibrary`
+    path,  # the folder
+    check:bool=True,  # whether all shards must be there with their size; `verify` can name what is wrong without
+)->MotionLibrary:
+    "Open a library; `MotionFormatError` if its index is damaged or a shard is missing or cut short."
+    index = read_index(path)
+    for shard in index["shards"] if check else ():
+        file = Path(path)/shard["file"]
+        if not file.is_file(): raise MotionFormatError(file, "this shard of the library is missing", "Restore it")
+        if file.stat().st_size != shard["bytes"]: raise MotionFormatError(file, f"has {file.stat().st_size} bytes, the index says {shard['bytes']}", "It was cut short or changed; restore it")
+    return cls(path, index)
+
+
+MotionLibrary.create, MotionLibrary.open = classmethod(create_library), classmethod(open_library)
+
+# %% ../../nbs/io/13_library.ipynb #1c6662fa
+def mapped_field(
+    self:MotionLibrary,  # a library
+    shard:int,  # number of the shard
+    layout:int,  # number of the layout in it
+    field:str,  # field of `Motion`, or `extra.NAME`
+)->np.ndarray:
+    "All rows of a field, mapped."
+    file = self.path/self.index["shards"][shard]["file"]
+    if shard not in self._maps:
+        maps = mapped_arrays(file)
+        bad = [c["name"] for c in self.index["clips"] if c["shard"] == shard and not _fits(maps, c, self.layout(c))]
+        if bad: raise MotionFormatError(file, f"does not hold {bad[0]} as the index says", "It is not the shard of this index; restore it")
+        self._maps[shard] = maps
+    return self._maps[shard][f"{layout}/{field}"]
+
+
+def read_clip(
+    self:MotionLibrary,  # a library, or a part of one
+    name:str,  # name of a clip; an unknown one raises
+)->Motion:
+    "The clip, read from the mapped shard."
+    clip = self.entry(name)
+    layout, rows = self.layout(clip), slice(clip["start"], clip["start"] + clip["length"])
+    read = {k: np.array(self.array(clip["shard"], clip["layout"], k)[rows]) for k in layout["fields"]}
+    extra = clip["extra"] | {k.removeprefix("extra."): read.pop(k) for k in list(read) if k.startswith("extra.")}
+    with reading(self.path/name, "a clip of a library"):
+        return Motion(clip["fps"], **read, **{k: layout[k] and tuple(layout[k]) for k in NAMES}, robot=layout["robot"], extra=extra, source=clip["source"])
+
+
+MotionLibrary.array = mapped_field
 
 # %% ../../nbs/io/13_library.ipynb #208d95c7
 def append_clips(
