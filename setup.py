@@ -5,6 +5,6 @@ from setuptools import setup
 config = ConfigParser()
 config.read("settings.ini", encoding="utf-8")
 settings = config["DEFAULT"]
-robots = settings["robots_requirements"].split()
+extras = {name: settings[f"{name}_requirements"].split() for name in ("robots", "lerobot", "dev")}
 setup(version=settings["version"], description=settings["description"], install_requires=settings["requirements"].split(),
-      extras_require={"robots": robots, "dev": robots + settings["dev_requirements"].split()})
+      extras_require={**extras, "dev": [r for reqs in extras.values() for r in reqs]})

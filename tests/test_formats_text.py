@@ -410,7 +410,7 @@ def test_legged_errors(tmp_path):
 def test_lerobot_without_pyarrow_says_so(sway, tmp_path, monkeypatch):
     from motionbench.io import lerobot
     monkeypatch.setattr(lerobot, "find_spec", lambda name: None)
-    refused("pip install pyarrow", write_lerobot, sway, tmp_path/"dataset")
+    refused("motionbench[lerobot]", write_lerobot, sway, tmp_path/"dataset")
     assert not (tmp_path/"dataset").exists()
 
 
@@ -474,7 +474,7 @@ def test_convert_refuses_what_makes_no_sense(sway, tmp_path):
     write_npz(bundled_clips()["walk"], tmp_path/"human.npz")
     write_npz(sway, tmp_path/"robot.npz")
     refused(["human motion", "motionbench retarget"], convert_file, tmp_path/"human.npz", tmp_path/"a.pkl", "gmr")
-    refused(["only read", "Can be written"], convert_file, tmp_path/"human.npz", tmp_path/"a.bvh", "bvh")
+    refused(["only read", "Can be written"], convert_file, tmp_path/"human.npz", tmp_path/"a.csv", "csv")
     refused("is no known format", convert_file, tmp_path/"human.npz", tmp_path/"a.pkl", "fbx")
     refused("also the output", convert_file, tmp_path/"robot.npz", tmp_path/"robot.npz", "npz")
     refused("has no option quat_order", convert_file, tmp_path/"robot.npz", tmp_path/"a.pkl", "gmr", quat_order="xyzw")

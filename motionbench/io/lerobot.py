@@ -24,7 +24,7 @@ def parquet(
     path,  # for messages
 ):
     "The module `pyarrow.parquet`; `MotionFormatError` if it is not installed."
-    if find_spec("pyarrow") is None: raise MotionFormatError(path, "is a LeRobot dataset, which needs pyarrow", "pip install pyarrow")
+    if find_spec("pyarrow") is None: raise MotionFormatError(path, "is a LeRobot dataset, which needs pyarrow", "Install motionbench[lerobot]")
     import pyarrow.parquet
     return pyarrow.parquet
 
