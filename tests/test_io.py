@@ -12,12 +12,15 @@ from hypothesis.extra.numpy import arrays
 from scipy.spatial.transform import Rotation
 
 from motionbench.core.errors import ConfigError, MotionFormatError
-from motionbench.core.motion import SMPLX_JOINTS, SMPLX_PARENTS, HumanMotion, Motion, transform
-from motionbench.core.rotation import quat_conj, quat_log, quat_mul, quat_rotate
+from motionbench.core.body import load_body
+from motionbench.core.gait import bundled_clips
+from motionbench.core.motion import REST, SMPLX_JOINTS, SMPLX_PARENTS, HumanMotion, Motion, transform
+from motionbench.core.rotation import quat_conj, quat_exp, quat_log, quat_mul, quat_rotate
 from motionbench.io import safe_pickle
-from motionbench.io.amass import read_amass
-from motionbench.io.bvh import bvh_kinematics, frame_rate, parse_bvh, read_bvh
+from motionbench.io.amass import read_amass, write_amass
+from motionbench.io.bvh import bvh_kinematics, frame_rate, parse_bvh, read_bvh, write_bvh
 from motionbench.io.canonical import CMU, LIMBS, load_joint_map
+from motionbench.io.convert import convert_file, convert_folder
 from motionbench.io.files import atomic_path, npz_arrays
 from motionbench.io.gmr import read_gmr, write_gmr
 from motionbench.io.native import read_npz, write_npz
@@ -533,3 +536,98 @@ def test_every_mocap_file_is_recognised():
     for path in sorted(MOCAP.rglob("*")):
         if path.suffix in (".bvh", ".npz"): assert read_motion(path).joint_names == SMPLX_JOINTS
     refused("no known motion format", read_motion, MOCAP/"bandai/LICENSE")
+
+
+# ---- writers of human motion
+
+@real
+@pytest.mark.parametrize("name", ["cmu/02_01.bvh", "bandai/dataset-2_run_normal_001.bvh", "lafan1_layout/cmu_02_01.bvh", "amass_smpl/asap_walk_level1_filter.npz"])
+def test_bvh_is_read_back(tmp_path, name):
+    "Positions as far as bones keep their length: Bandai's spine2 and CMU's are derived or drift a little."
+    human = read_motion(MOCAP/name)
+    losses, back = write_bvh(human, tmp_path/"a.bvh"), read_motion(tmp_path/"a.bvh")
+    assert back.source["steps"][0]["skeleton"] == "SMPL-X" and (back.fps, back.joint_names, back.parents, len(back)) == (human.fps, SMPLX_JOINTS, SMPLX_PARENTS, len(human))
+    assert angle(back.joint_quat, human.joint_quat).max() < 1e-4
+    off = np.linalg.norm(back.joint_pos - human.joint_pos, axis=-1).max()
+    changes = [x for x in losses if "bone vectors" in x]
+    assert changes or off < (1e-6 if "cmu" in name or "asap" in name else 2e-3), (off, losses)
+    again = write_bvh(back, tmp_path/"b.bvh")
+    assert not again and np.abs(read_bvh(tmp_path/"b.bvh").joint_pos - back.joint_pos).max() < 1e-6
+
+
+@real
+def test_amass_is_read_back(tmp_path):
+    human = read_bvh(MOCAP/"cmu/02_01.bvh")
+    losses, back = write_amass(human, tmp_path/"a.npz"), read_motion(tmp_path/"a.npz")
+    assert back.source["format"] == "AMASS" and (back.fps, back.joint_names, len(back)) == (120, SMPLX_JOINTS, 343)
+    assert np.radians(angle(back.joint_quat, human.joint_quat).max()) < 1e-6 and np.abs(back.joint_pos[:, 0] - human.joint_pos[:, 0]).max() < 1e-6
+    away = 100*np.linalg.norm(back.joint_pos - human.joint_pos, axis=-1).mean()
+    assert len(losses) == 1 and losses[0].startswith(f"proportions (joints come out {away:.1f} cm away") and 0.5 < away < 15
+    assert write_amass(back, tmp_path/"b.npz") == []                       # it has the body's own proportions by now
+
+
+def test_amass_loads_as_in_gmr(tmp_path):
+    "GMR's own loading: these keys, shapes and types, betas as one row, a rate by `.item()`, a local chain from the root."
+    walk = bundled_clips()["walk"]
+    write_amass(walk, tmp_path/"walk.npz")
+    data, T = np.load(tmp_path/"walk.npz", allow_pickle=True), len(walk)
+    assert {k: data[k].shape for k in ("pose_body", "root_orient", "trans", "betas", "poses")} == dict(pose_body=(T, 63), root_orient=(T, 3), trans=(T, 3), betas=(16,), poses=(T, 165))
+    assert str(data["gender"]) == "neutral" and data["mocap_frame_rate"].item() == walk.fps and not data["betas"].any()
+    assert np.array_equal(data["poses"][:, :66], np.hstack([data["root_orient"], data["pose_body"]])) and not any(data[k].dtype.hasobject for k in data.files)
+    turns, pose = [], data["pose_body"].reshape(T, 21, 3)
+    for k, parent in enumerate(SMPLX_PARENTS): turns.append(Rotation.from_rotvec(data["root_orient"]) if parent < 0 else turns[parent]*Rotation.from_rotvec(pose[:, k-1]))
+    assert angle(np.stack([r.as_quat(scalar_first=True) for r in turns], 1), walk.joint_quat).max() < 1e-6
+    assert np.allclose(data["trans"] + load_body().joints(np.zeros(16))[0], walk.joint("pelvis")[0], atol=1e-9)
+
+
+def lying(fps=30, T=5):
+    "Somebody who lies on the back, upper arms turned by exactly 90 degrees (gimbal lock), joints in another order."
+    rest = load_body().joints()[:22]
+    quat = np.tile(quat_mul(quat_exp(np.array([0, -np.pi/2, 0])), REST), (T, 22, 1))
+    for j in ("left_shoulder", "right_shoulder"): quat[:, SMPLX_JOINTS.index(j)] = quat_mul(quat[0, 0], quat_exp(np.array([0, np.pi/2, 0])))
+    pos = np.zeros((T, 22, 3))
+    for k, p in enumerate(SMPLX_PARENTS[1:], 1): pos[:, k] = pos[:, p] + quat_rotate(quat[:, p], rest[k] - rest[p])
+    back = [21 - p if p >= 0 else -1 for p in SMPLX_PARENTS][::-1]
+    return HumanMotion(fps, pos[:, ::-1] + np.arange(T)[:, None, None], quat[:, ::-1], SMPLX_JOINTS[::-1], back, 1.7, contacts=np.ones((T, 1)), contact_names=("left_toe",), extra={"mood": 1})
+
+
+@pytest.mark.parametrize("write, read", [(write_bvh, read_bvh), (write_amass, read_amass)])
+def test_human_writers_at_the_edges(tmp_path, write, read):
+    human, path = lying(), tmp_path/"a.out"
+    losses = write(human, path)
+    assert losses[:2] == ["contacts", "mood"]
+    back = read(path)
+    for j in SMPLX_JOINTS: assert angle(back.joint(j)[1], human.joint(j)[1]).max() < 1e-4 and np.abs(back.joint(j)[0] - human.joint(j)[0]).max() < 1e-6, j
+    write(human.cut(0, 1), path)
+    assert len(read(path)) == 1
+    few = HumanMotion(30, np.zeros((2, 2, 3)), np.tile(REST, (2, 2, 1)), ("pelvis", "head"), (-1, 0), 1.7)
+    before = path.read_bytes()
+    with pytest.raises(MotionFormatError, match="has no left_hip"): write(few, path)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["a.out"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.one_of(st.floats(1, 1000), st.sampled_from([23.976, 29.97, 30000/1001, 59.94, 120, 59.99999999999999])))
+def test_bvh_keeps_the_exact_rate(tmp_path_factory, fps):
+    path = tmp_path_factory.mktemp("rate")/"a.bvh"
+    write_bvh(lying(fps, 2), path)
+    assert read_bvh(path).fps == fps
+
+
+def test_bvh_says_how_much_bones_change(tmp_path):
+    walk = bundled_clips()["walk"]
+    pos = walk.joint_pos.copy()
+    pos[7, SMPLX_JOINTS.index("head")] += [0, 0, .0123]
+    losses = write_bvh(HumanMotion(walk.fps, pos, walk.joint_quat, walk.joint_names, walk.parents, walk.height), tmp_path/"a.bvh")
+    assert any("bone vectors (up to 12.3 mm, at head" in x for x in losses), losses
+
+
+def test_convert_to_human_formats(tmp_path):
+    write_npz(bundled_clips()["walk"], tmp_path/"in.npz")
+    for to, name in (("bvh", "out.bvh"), ("amass", "out.npz")):
+        done = convert_file(tmp_path/"in.npz", tmp_path/name, to)
+        assert "contacts" in done.lost and read_motion(tmp_path/name).fps == done.fps
+    assert convert_file(tmp_path/"out.bvh", tmp_path/"back.npz", "amass").source == "bvh"
+    for to, suffix in (("bvh", ".bvh"), ("amass", ".npz")):
+        done, failed, _ = convert_folder({tmp_path/"in.npz": "walk"}, tmp_path/to, to)
+        assert not failed and (tmp_path/to/f"walk{suffix}").is_file()
