@@ -285,6 +285,30 @@ def robot_clip(path, frames=40):
     return path
 
 
+def test_inspect_says_what_it_did_not_check(cli, tmp_path):
+    robot_clip(tmp_path/"a.npz")
+    assert "not checked" not in cli("inspect", "a.npz")[1]                                 # the clip names its robot
+    stranger = dict(np.load("a.npz"))
+    stranger["meta"] = np.array(json.dumps({**json.loads(str(stranger["meta"])), "robot": "unknown"}))
+    np.savez("b.npz", **stranger)
+    assert "not checked without a robot" in cli("inspect", "b.npz")[1]
+
+
+def test_features_are_no_motion(cli, tmp_path):
+    robot_clip(tmp_path/"a.npz")
+    assert cli("amp", "convert", "a.npz", "--out", "features.pkl")[0] == 0
+    code, out, err = cli("inspect", "features.pkl")
+    assert code == 2 and "AMP features" in err and "Read the clip that they were made from" in err
+
+
+def test_read_only_files_stay(cli, tmp_path):
+    (tmp_path/"a.pkl").write_bytes(pickle.dumps({"fps": 30.0}))
+    (tmp_path/"a.pkl").chmod(0o444)
+    before = (tmp_path/"a.pkl").read_bytes()
+    code, out, err = cli("pkl", "convert", "a.pkl", "a.pkl")
+    assert code == 2 and "read-only" in err and (tmp_path/"a.pkl").read_bytes() == before
+
+
 def test_inspect_says_what_it_is_and_what_is_wrong(cli, tmp_path):
     robot_clip(tmp_path/"a.npz")
     code, out, err = cli("inspect", "a.npz", "--json")

@@ -507,3 +507,18 @@ def test_lost_names_what_a_format_has_no_place_for(sway):
     assert lost(sway, ("fps", "joint_names", "robot")) == []
     several = concatenate([sway, sway], boundaries=True)
     assert lost(several, ()) == ["joint names", "frame rate", "the robot's name"]
+
+
+@pytest.mark.parametrize("to", ["isaaclab", "poselib", "protomotions", "beyondmimic"])
+def test_one_frame_has_no_velocity(tmp_path, to):
+    "A single frame cannot be written where velocities belong: one clean error, no file."
+    from motionbench.core.errors import InvalidMotion
+    from motionbench.io.registry import format_named
+    biped = load_robot("biped")
+    with pytest.raises(InvalidMotion, match="at least two frames"): format_named(to).write(biped.motion(biped.model.qpos0[None], 30.0), tmp_path/"one", robot=biped)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_broken_rate_survives_its_inverse(tmp_path):
+    from motionbench.io.legged import legged_rate
+    for fps in (29.97, 23.976, 59.94, 30.0, 120.0): assert legged_rate(1/fps, 1/fps, 1.0) == (fps, "file")

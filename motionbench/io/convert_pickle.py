@@ -15,6 +15,7 @@ from .booster import booster_clip
 from .files import check_file
 from .old_python import find_old_python, load_in, value_digest
 from .plain_pickle import prove_plain, write_plain
+from .registry import Probe
 
 # %% ../../nbs/io/32_convert_pickle.ipynb #c8bd23fa
 SUFFIXES = (".pkl", ".pickle", ".p", ".joblib")
@@ -35,6 +36,8 @@ def _pairs(src, dst):
 
 def _writable(folder):
     "Nothing if files can be made in the folder, which is made if missing; else one `MotionFormatError`."
+    above = next((p for p in (folder, *folder.parents) if p.exists()), folder)
+    if not above.is_dir(): raise MotionFormatError(above, "cannot be written to: it is a file, not a folder", "Choose an output folder you may write to")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder): pass
@@ -46,6 +49,8 @@ PROFILES = {"booster_t1": booster_clip}   # name -> `(clip, path, arrays) -> (cl
 
 def _convert_one(src, dst, profile, arrays, verify):
     "What was done with one file, as a row of the report."
+    kind = Probe(src).magic
+    if kind in ("npz", "npy", "bvh", "json", "parquet", "text"): raise MotionFormatError(src, f"is no pickle ({kind} file)", "Turn it into one first: motionbench convert FILE OUT --to gmr")
     clip = safe_pickle.load(src)
     clip, notes = PROFILES[profile](clip, src, arrays) if profile else (clip, {})
     try: digest = value_digest(clip) if verify else None
@@ -64,7 +69,7 @@ def _verify(rows, arrays, old):
     if old is None:
         for r in done: r["verified"] = None if arrays else "opcodes"
         where = "no old Python was found on this machine (name one with --python or MOTIONBENCH_OLD_PYTHON)"
-        return f"nothing: {where} with numpy" if arrays else f"the opcode proof: {where}"
+        return f"nothing: {where.replace('old Python', 'old Python with numpy')}" if arrays else f"the opcode proof: {where}"
     exe, version, numpy = old
     for r, (state, said) in zip(done, load_in(exe, [r["out"] for r in done], arrays)):
         r["verified"] = "loaded" if state == "ok" and said == r["digest"] else False

@@ -23,8 +23,9 @@ from ..core.errors import InvalidMotion, MotionFormatError
 def atomic_path(
     path,  # where the file shall be; missing folders are made
 ):
-    "A temporary path with the same suffix, to write to inside `with`; renamed to `path` at the end, removed on any error. `MotionFormatError` if the folder cannot be written."
+    "A temporary path with the same suffix, to write to inside `with`; renamed to `path` at the end, removed on any error. `MotionFormatError` if the folder cannot be written, or `path` is a read-only file."
     path = Path(path)
+    if path.is_file() and not path.stat().st_mode & 0o222: raise MotionFormatError(path, "is a read-only file", "Choose another output, or allow writing to it")
     temp = path.with_name(f".{path.stem[:40]}.{uuid.uuid4().hex}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

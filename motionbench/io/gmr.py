@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['GMR_KEYS', 'gmr_joints', 'read_gmr', 'write_gmr']
 
-# %% ../../nbs/io/10_gmr.ipynb #a9ad9089
+# %% ../../nbs/io/10_gmr.ipynb #781cac32
 import numpy as np
 
-from ..core.errors import MotionbenchError, MotionFormatError
+from ..core.errors import MotionFormatError
 from ..core.motion import Motion, check_array
 from . import safe_pickle
 from .files import reading
+from .joints import as_robot, joints_of
 from .registry import Format, contents, lost, register
 
 # %% ../../nbs/io/10_gmr.ipynb #634d7eb9
@@ -27,12 +28,9 @@ def gmr_joints(
     names, J = clip.get("joint_names"), np.shape(clip["dof_pos"])[-1] if np.ndim(clip["dof_pos"]) else 0
     names = tuple(map(str, names)) if isinstance(names, (list, tuple)) else None
     if robot is None:
-        if names is None: raise MotionFormatError(path, f"names no joints for its {J} columns", "Say whose motion it is, a robot's name or model file: robot= in Python, --robot on the command line")
+        if names is None: joints_of(path, J)        # raises: no names, no robot
         return str(clip.get("robot") or "unknown"), names
-    if isinstance(robot, str) or hasattr(robot, "__fspath__"):
-        from motionbench.core.robot import load_robot
-        try: robot = load_robot(robot)
-        except MotionbenchError as e: raise MotionFormatError(path, f"its robot could not be loaded: {e}") from None
+    robot = as_robot(path, robot)
     if names is None: names = tuple(robot.joint_names)
     if len(names) != J: raise MotionFormatError(path, f"has {J} joint columns, but {robot.name} has {len(robot.joint_names)} joints", "Name the robot the file was made for")
     unknown = sorted(set(names) - set(robot.joint_names))
@@ -73,9 +71,9 @@ def write_gmr(
 
 
 def _is_gmr(probe):
-    "GMR's keys; the Booster T1's training pickles share them and say so themselves."
+    "GMR's keys; AMP features and the Booster T1's training pickles share them and have more of their own."
     from motionbench.io.booster import is_booster
-    return probe.magic == "pickle" and set(GMR_KEYS) <= probe.keys and not is_booster(probe)
+    return probe.magic == "pickle" and set(GMR_KEYS) <= probe.keys and "feature_dim" not in probe.keys and not is_booster(probe)
 
 
 register(Format("gmr", "Motion", _is_gmr, read_gmr, write_gmr,

@@ -81,7 +81,8 @@ def legged_rate(
     if mismatch < 0.1 and 1e-5 < abs(dt - said) < 6e-4:
         rate = 1/dt
         return (float(round(rate)) if abs(rate - round(rate)) < 2e-3*rate else round(rate, 3)), f"stored velocities (FrameDuration {said:g} is rounded)"
-    return (float(round(1/said)) if abs(1/said - round(1/said)) < 1e-6/said else 1/said), "file"
+    rate, near = 1/said, (float(round(1/said)), round(1/said, 6))          # the inverse of 1/29.97 is not 29.97
+    return next((r for r, off in zip(near, (1e-6, 1e-9)) if abs(rate - r) < off*rate), rate), "file"
 
 # %% ../../nbs/io/27_legged.ipynb #dc14d32e
 def spin(

@@ -6,11 +6,12 @@
 __all__ = ['G1_23', 'PHC_KEYS', 'HANDS', 'phc_joints', 'phc_clips', 'read_phc', 'phc_motion', 'pose_axes', 'phc_clip',
            'write_phc']
 
-# %% ../../nbs/io/16_phc.ipynb #8a4740cf
+# %% ../../nbs/io/16_phc.ipynb #e0ef8c7e
 from pathlib import Path
 
 import numpy as np
 
+from ..core.errors import MotionFormatError
 from ..core.motion import Motion
 from ..core.rotation import quat_log
 from . import safe_pickle
@@ -36,7 +37,10 @@ def phc_joints(
         full = np.zeros((len(dof), len(robot.joint_names)))
         full[:, [robot.joint_names.index(n) for n in G1_23]] = dof
         return robot.name, robot.joint_names, full, f"robot {robot.name}", [n for n in robot.joint_names if n not in G1_23]
-    name, names, order = joints_of(path, dof.shape[1], robot)
+    try: name, names, order = joints_of(path, dof.shape[1], robot)
+    except MotionFormatError as e:
+        if robot or dof.shape[1] != 23: raise
+        raise MotionFormatError(path, e.problem, f"{e.remedy}; the G1 of ASAP and PBHC, wrists welded, has 23 columns too: unitree_g1") from None
     return name, names, dof, order, []
 
 # %% ../../nbs/io/16_phc.ipynb #ab41f96d

@@ -14,7 +14,7 @@ from ..core.rotation import angular_velocity, quat_conj, quat_mul, quat_rotate
 from .files import reading
 from .joints import as_robot
 from .registry import Format, contents, lost, register
-from .shared import columns, frame_rate, integers, need, texts, to_wxyz, to_xyzw, told, whole, write_object_npy
+from .shared import columns, differences, frame_rate, integers, need, texts, to_wxyz, to_xyzw, told, whole, write_object_npy
 from .skeletons import bodies_of, hinge_angles
 
 # %% ../../nbs/io/21_poselib.ipynb #4af16552
@@ -108,7 +108,7 @@ def write_poselib(
     stretch = np.abs(skeleton_pose(pos[:, 0], local, parents, offsets)[0] - pos).max()
     packed = lambda x: {"arr": x, "context": {"dtype": x.dtype.name}}
     clip = {"rotation": packed(to_xyzw(local)), "root_translation": packed(pos[:, 0].copy()),
-            "global_velocity": packed(np.gradient(pos, axis=0)*motion.fps), "global_angular_velocity": packed(angular_velocity(quat, motion.fps)),
+            "global_velocity": packed(differences(pos, motion.fps)), "global_angular_velocity": packed(angular_velocity(quat, motion.fps)),
             "skeleton_tree": {"node_names": list(names), "parent_indices": packed(np.array(parents, np.int64)), "local_translation": packed(offsets)},
             "is_local": True, "fps": whole(motion.fps), "__name__": "SkeletonMotion"}
     write_object_npy(clip, path)

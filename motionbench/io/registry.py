@@ -209,6 +209,8 @@ def sniff(
     if len(fits) == 1: return fits[0]
     names = ", ".join(f.name for f in fits or all_formats())
     if fits: raise MotionFormatError(probe.path, f"fits more than one format: {names}", f"Say which with format=…, on the command line --format; for instance {fits[0].name}")
+    if "features" in probe.keys and probe.keys & {"feature_dim", "metadata"}:
+        raise MotionFormatError(probe.path, "no known motion format (AMP features)", "Read the clip that they were made from")
     seen = f" with the entries {', '.join(sorted(probe.keys)[:12])}" if probe.keys else ""
     raise MotionFormatError(probe.path, f"no known motion format ({probe.magic.replace('_', ' ')} file{seen})", f"Known: {names}")
 

@@ -16,6 +16,7 @@ from ..core.errors import MotionFormatError
 from ..core.kinematics import forward_kinematics
 from ..core.rotation import angular_velocity, quat_exp, quat_log, quat_mul
 from .joints import as_robot
+from .shared import differences
 
 # %% ../../nbs/io/15_skeletons.ipynb #7231e408
 def isaaclab_order(
@@ -56,7 +57,7 @@ def bodies_of(
         pos, quat = forward_kinematics(robot.tree, motion.root_pos, motion.root_quat, motion.dof_pos[:, robot.joint_order(motion.joint_names)])
     cuts = [slice(a, b) for a, b in zip(motion.starts, [*motion.starts[1:], len(motion)])]
     each = lambda f, x: np.concatenate([f(x[c]) for c in cuts])
-    lin = motion.body_lin_vel if stored and motion.body_lin_vel is not None else each(lambda x: np.gradient(x, axis=0)*motion.fps, pos)
+    lin = motion.body_lin_vel if stored and motion.body_lin_vel is not None else each(lambda x: differences(x, motion.fps), pos)
     ang = motion.body_ang_vel if stored and motion.body_ang_vel is not None else each(lambda q: angular_velocity(q, motion.fps), quat)
     first = [root[0], *(b for b in range(len(names)) if b != root[0])] if stored else list(range(len(names)))
     return Bodies(tuple(names[b] for b in first), pos[:, first], quat[:, first], lin[:, first], ang[:, first], not stored)

@@ -186,8 +186,11 @@ def check_names(
     "Nothing, or a `ConfigError` that says which name is wrong and which are valid."
     wanted = dict(body=(dict.fromkeys([config.robot_root, *(b.body for b in config.bodies)]), list(body_names), "robot has no body"),
                   joint=(dict.fromkeys([*config.root_joints, *(b.joint for b in config.bodies), *config.anchor.values()]), list(joint_names), "human has no joint"))
+    lacks = [n for n in wanted["joint"][0] if n not in joint_names]
+    if len(lacks) > 2: raise ConfigError(f"{what}: the clip has a skeleton of its own: {len(lacks)} of the {len(wanted['joint'][0])} human joints that the config names are not in it "
+                                         f"({', '.join(lacks[:4])}, ...). Retarget from its BVH or AMASS original, or write a config for its joints: {', '.join(joint_names)}")
     for names, valid, problem in wanted.values():
         for name in names:
             if name in valid: continue
             near = get_close_matches(name, valid, 1)
-            raise ConfigError(f"{what}: the {problem} {name!r}{f', did you mean {near[0]!r}?' if near else ''}. Valid names: {', '.join(valid)}")
+            raise ConfigError(f"{what}: the {problem} {name!r}{f', did you mean {near[0]!r}?' if near else '.'} Valid names: {', '.join(valid)}")
