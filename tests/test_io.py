@@ -379,7 +379,7 @@ def test_damaged_gmr(tmp_path):
     refused("root_pos has shape", read_gmr, put(gmr_clip(**names, root_pos=np.zeros((2, 3)))))
     refused("root_rot has shape", read_gmr, put(gmr_clip(**names, root_rot=np.zeros((3, 3)))))
     refused("lacks fps", read_gmr, put({k: v for k, v in gmr_clip(**names).items() if k != "fps"}))
-    refused("fps is 0", read_gmr, put(gmr_clip(**names, fps=0)))
+    refused("frame rate is 0", read_gmr, put(gmr_clip(**names, fps=0)))
     refused("holds a list", read_gmr, put([1, 2]))
     one = read_gmr(put(gmr_clip(T=1, **names)))
     with pytest.raises(ValueError, match="at least two frames"): one.velocities()

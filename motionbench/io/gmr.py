@@ -12,8 +12,9 @@ from ..core.errors import MotionFormatError
 from ..core.motion import Motion, check_array
 from . import safe_pickle
 from .files import reading
-from .joints import as_robot, joints_of
+from .joints import joints_of
 from .registry import Format, contents, lost, register
+from .shared import frame_rate
 
 # %% ../../nbs/io/10_gmr.ipynb #634d7eb9
 GMR_KEYS = ("fps", "root_pos", "root_rot", "dof_pos")
@@ -27,20 +28,14 @@ def gmr_joints(
     "The robot's name and the joint names of the file."
     names, J = clip.get("joint_names"), np.shape(clip["dof_pos"])[-1] if np.ndim(clip["dof_pos"]) else 0
     names = tuple(map(str, names)) if isinstance(names, (list, tuple)) else None
-    if robot is None:
-        if names is None: joints_of(path, J)        # raises: no names, no robot
-        return str(clip.get("robot") or "unknown"), names
-    robot = as_robot(path, robot)
-    if names is None: names = tuple(robot.joint_names)
-    if len(names) != J: raise MotionFormatError(path, f"has {J} joint columns, but {robot.name} has {len(robot.joint_names)} joints", "Name the robot the file was made for")
-    unknown = sorted(set(names) - set(robot.joint_names))
-    if unknown: raise MotionFormatError(path, f"names joints that {robot.name} lacks: {', '.join(unknown[:6])}", "Name the robot the file was made for")
-    return robot.name, names
+    who, names, _ = joints_of(path, J, robot, names)
+    return (who if robot else str(clip.get("robot") or who)), names
 
 
 def read_gmr(
     path,  # the pickle
     robot=None,  # `Robot`, its name or model path; not needed for files with joint names
+    fps=None,  # frames per second, where the file is wrong
 )->Motion:
     "The clip; `MotionFormatError` names what is wrong. Root orientation is turned from xyzw to wxyz."
     clip = contents(path)
@@ -51,11 +46,11 @@ def read_gmr(
         dof = check_array("dof_pos", clip["dof_pos"], (None, None))
         name, joints = gmr_joints(path, {**clip, "dof_pos": dof}, robot)
         rot = check_array("root_rot", clip["root_rot"], (len(dof), 4))
-        fps = check_array("fps", np.reshape(clip["fps"], -1)[:1], (1,))[0]
+        rate, fps_from = frame_rate(path, clip["fps"], fps)
         extra = {k: clip[k] for k in ("local_body_pos", "link_body_list") if clip.get(k) is not None}
-        return Motion(fps, check_array("root_pos", clip["root_pos"], (len(dof), 3)), rot[:, [3, 0, 1, 2]], dof, joints, name, extra=extra,
+        return Motion(rate, check_array("root_pos", clip["root_pos"], (len(dof), 3)), rot[:, [3, 0, 1, 2]], dof, joints, name, extra=extra,
                       source={"file": str(path), "format": "GMR", "quat_order": "xyzw", "velocity_frame": "none stored", "joint_order": "file" if clip.get("joint_names") else f"robot {name}",
-                              "fps_from": "file", "steps": [{"step": "read_gmr"}]})
+                              "fps_from": fps_from, "steps": [{"step": "read_gmr"}]})
 
 # %% ../../nbs/io/10_gmr.ipynb #3455f42e
 def write_gmr(
