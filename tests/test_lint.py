@@ -325,11 +325,9 @@ def test_clean_clips_of_our_own(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def humanoid(tmp_path_factory):
+def humanoid():
     "The model that the IsaacLab clips belong to; its floor names a material that is not in the file."
-    path = tmp_path_factory.mktemp("model")/"amp_humanoid.xml"
-    path.write_text((DATA/"robot_motion/isaaclab_amp/amp_humanoid.xml").read_text())
-    return load_robot(path)
+    return load_robot(DATA/"robot_motion/isaaclab_amp/amp_humanoid.xml")
 
 
 @needs_data
