@@ -405,3 +405,16 @@ def test_repair_mends_a_copy_and_says_so(cli, tmp_path):
     mended = read_npz(tmp_path/"out/repaired/held.npz")
     assert np.abs(mended.root_pos - motion.root_pos[:len(mended)]).max() < 2e-3 and mended.source["steps"][-1]["step"] == "repair"
     assert (tmp_path/"held.npz").read_bytes() == before
+
+
+def test_repair_says_what_it_cannot_mend(cli, tmp_path):
+    from dataclasses import replace
+    from motionbench.core.gait import bundled_clips
+    from motionbench.io.native import write_npz
+    from motionbench.retarget.clip import retarget
+    motion = retarget(bundled_clips()["walk"], "biped")
+    jump = np.zeros((len(motion), 3))
+    jump[len(motion)//2:, 0] = 2.0
+    write_npz(replace(motion, root_pos=motion.root_pos + jump), tmp_path/"torn.npz")
+    code, out, err = cli("audit", "torn.npz", "--repair", "--out", "out")
+    assert code == 1 and "torn: left: " in out and "internal error" not in err

@@ -126,7 +126,7 @@ def command_audit(args)->int:
         source = Path(args.out)/"repaired" if mended and mended.rows else args.source
         step = audit_folder(source, args.out or scratch, args.robot, args.gates, args.n_jobs, False, "{clip}", bool(args.out))
     table, failed = audit_table(step.rows), [*(mended.failed if mended else ()), *step.failed]
-    notes = [f"{row['clip']}: {text}" for row in (mended.rows if mended else ()) for text in (*row["done"], *(f"left: {f['message']}" for f in row["left"]))]
+    notes = [f"{row['clip']}: {text}" for row in (mended.rows if mended else ()) for text in (*row["done"], *(f"left: {f['finding']}" for f in row["left"]))]
     facts = {"clips": step.rows, "failed": failed, "skipped": list(step.skipped), **({"repaired": mended.rows} if mended else {})}
     report(args, facts, "\n".join([*notes, table.markdown() if args.markdown else table.text() if table else "no motion was graded"]))
     list_skipped(mended.skipped if mended else step.skipped)
