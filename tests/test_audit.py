@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import mujoco
 import numpy as np
 import pytest
 import yaml
@@ -185,6 +186,21 @@ def test_legs_that_cross_collide():
     bare = load_robot("biped")
     bare.model.geom_contype[:] = bare.model.geom_conaffinity[:] = 0
     assert metrics(motion, bare)["self_collision_share"] is None
+
+
+def test_shapes_of_group_3_stand_in_where_no_geom_collides():
+    "Compiled with every collision switched off, as Menagerie's Apollo is, a robot collides as it does otherwise."
+    from types import SimpleNamespace
+    spec = mujoco.MjSpec.from_file(str(BIPED.path))
+    for geom in spec.geoms:
+        geom.group = 3 if geom.parent.name != "world" and (geom.contype or geom.conaffinity) else 2
+        geom.contype = geom.conaffinity = 0
+    silent, q = SimpleNamespace(model=spec.compile()), np.tile(BIPED.model.qpos0, (200, 1))
+    q[:, BIPED.tree.qpos_adr] = np.random.default_rng(0).uniform(*np.clip(BIPED.joint_range, -2, 2).T, (200, 9))
+    (frames, pairs), (want, same) = self_collisions(silent, q), self_collisions(BIPED, q)
+    assert 5 < want.sum() < 100 and (frames == want).all() and pairs == same
+    silent.model.geom_group[:] = 2
+    assert self_collisions(silent, q) == (None, None)
 
 
 @pytest.mark.parametrize("name", [r["name"] for r in available_robots() if r["where"] != "download"])

@@ -240,3 +240,21 @@ def test_parents_are_indices(parents):
 def test_yaw_ignores_roll():
     q = quat_mul(quat_exp(np.array([0, 0, 1.2])), quat_exp(np.array([0.5, 0, 0])))
     assert np.isclose(yaw(q), 1.2)
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_soles_reach_as_low_as_every_vertex_of_the_foot(name):
+    robot, rng = load_robot(name), np.random.default_rng(0)
+    data = mujoco.MjData(robot.model)
+    mujoco.mj_kinematics(robot.model, data)
+    tilt, turn = np.radians(rng.uniform(0, 40, 200)), rng.uniform(0, 2*np.pi, 200)
+    down = np.stack([np.sin(tilt)*np.cos(turn), np.sin(tilt)*np.sin(turn), -np.cos(tilt)])
+    for foot in robot.feet:
+        body = robot.model.body(foot.body).id
+        sole = data.xpos[body] + foot.points @ data.xmat[body].reshape(3, 3).T
+        assert len(sole) <= 12
+        for g in np.flatnonzero((robot.model.geom_bodyid == body) & (robot.model.geom_type == int(mujoco.mjtGeom.mjGEOM_MESH))):
+            k = robot.model.geom_dataid[g]
+            mesh = robot.model.mesh_vert[robot.model.mesh_vertadr[k]:][:robot.model.mesh_vertnum[k]]
+            mesh = data.geom_xpos[g] + mesh @ data.geom_xmat[g].reshape(3, 3).T
+            assert ((mesh @ down).max(0) - (sole @ down).max(0)).max() < 0.003, foot.body

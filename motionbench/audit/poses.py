@@ -34,7 +34,10 @@ KINDS = dict(
     joint_order="joint columns that belong to other joints",
     joint_range="joint angles far outside the robot's ranges",
     exp_map="rotation-vector components where hinge angles belong",
-    body_pose="stored body poses that contradict the joint angles")
+    body_pose="stored body poses that contradict the joint angles",
+    ground="a clip that floats above the ground or stands in it",
+    velocity_limit="joints above their velocity limits",
+    contacts="soles that slide, float or sink while they stand")
 
 
 @dataclass(frozen=True)

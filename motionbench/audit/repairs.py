@@ -6,8 +6,10 @@
 __all__ = ['VELOCITIES', 'Repair', 'register_repair', 'repairs', 'repair_held', 'repair_rate', 'repair_times', 'repair_exp_map',
            'repair_order', 'repair_flips', 'differences', 'repair_frame', 'repair_velocities', 'repair']
 
-# %% ../../nbs/audit/07_repairs.ipynb #1bb4e3f5
+# %% ../../nbs/audit/07_repairs.ipynb #298919bc
 from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Callable
 
 import numpy as np
@@ -24,6 +26,7 @@ class Repair:
     name:str  # what a finding gives as its `repair`
     function:Callable  # `(motion, findings, robot) -> (motion, what was done)`
     order:int  # lower runs first
+    find:Callable = None  # `(motion, robot) -> findings`, where lint does not look for them
 
     @property
     def about(self):
@@ -32,20 +35,24 @@ class Repair:
 
 
 _REPAIRS = {}
+_MODULES = ("ground", "slowing")   # of this room; they register their repairs when they are imported
 
 
 def register_repair(
     kind:str,  # its name, as findings give it
     function:Callable,  # `(motion, findings, robot) -> (motion, what was done)`
     order:int=100,  # lower runs first
+    find:Callable=None,  # `(motion, robot) -> findings`, where lint does not look for them
 )->Repair:
     "Add a repair; one of the same name is replaced."
-    _REPAIRS[kind] = Repair(kind, function, order)
+    _REPAIRS[kind] = Repair(kind, function, order, find)
     return _REPAIRS[kind]
 
 
 def repairs()->list[Repair]:
     "All repairs, in the order in which they run."
+    for m in _MODULES:
+        if find_spec(f"motionbench.audit.{m}"): import_module(f"motionbench.audit.{m}")
     return sorted(_REPAIRS.values(), key=lambda r: (r.order, r.name))
 
 # %% ../../nbs/audit/07_repairs.ipynb #ae87f496
@@ -78,8 +85,7 @@ def repair_times(motion, findings, robot):
 
 register_repair("time_stamps", repair_times, 10)
 register_repair("frame_rate", repair_rate, 20)
-register_repair("held_frames", repair_held, 30)
-[r.name for r in repairs()]
+register_repair("held_frames", repair_held, 30);
 
 # %% ../../nbs/audit/07_repairs.ipynb #16962e55
 def _needs(robot, what):
@@ -115,8 +121,7 @@ def repair_flips(motion, findings, robot):
 
 register_repair("exp_map", repair_exp_map, 40)
 register_repair("joint_order", repair_order, 50)
-register_repair("flips", repair_flips, 60)
-[r.name for r in repairs()]
+register_repair("flips", repair_flips, 60);
 
 # %% ../../nbs/audit/07_repairs.ipynb #fa9ca47c
 VELOCITIES = ("dof_vel", "root_lin_vel", "root_ang_vel", "body_lin_vel", "body_ang_vel")
@@ -160,8 +165,7 @@ def repair_velocities(motion, findings, robot):
 
 
 register_repair("velocity_frame", repair_frame, 70)
-register_repair("velocities", repair_velocities, 80)
-{r.name: r.about for r in repairs()}
+register_repair("velocities", repair_velocities, 80);
 
 # %% ../../nbs/audit/07_repairs.ipynb #d32de6dc
 def repair(
@@ -173,12 +177,14 @@ def repair(
     if motion.starts != (0,): raise InvalidMotion("this motion holds several clips; split() it and repair each")
     if findings is None: findings = lint_motion(motion, robot)
     findings = [Finding(f, "error", "", np.nan, "asked for", f) if isinstance(f, str) else f for f in findings]
-    unknown = sorted({f.repair for f in findings if f.repair} - set(_REPAIRS))
-    if unknown: raise ConfigError(f"no repair {', '.join(unknown)}; there are {', '.join(r.name for r in repairs())}")
+    known = [r.name for r in repairs()]
+    unknown = sorted({f.repair for f in findings if f.repair} - set(known))
+    if unknown: raise ConfigError(f"no repair {', '.join(unknown)}; there are {', '.join(known)}")
     done = []
     for r in repairs():
         own = [f for f in findings if f.repair == r.name]
         if not own: continue
+        if r.find: _needs(robot, r.name)
         motion, told = r.function(motion, own, robot)
         motion = motion.with_step("repair", repair=r.name, done=told)
         done.append(f"{r.name}: {told}")

@@ -20,15 +20,16 @@ READING = ("robot", "fps", "source_fps", "quat_order", "joint_order", "name", "r
 
 def reading_options(
     args,  # parsed arguments
+    names=READING,  # flags that the command has
 )->dict:
     "Options for `read_as`, those that were given."
-    options = {k: getattr(args, k) for k in READING if k != "option"}
+    options = {k: getattr(args, k) for k in names if k != "option"}
     for word in args.option:
         name, eq, value = word.partition("=")
         if not eq: raise ConfigError(f"--option {word}: write NAME=VALUE")
         try: options[name.replace("-", "_")] = json.loads(value)
         except ValueError: options[name.replace("-", "_")] = value
-    if options["robot"]:
+    if options.get("robot"):
         from motionbench.pipeline.work import cached_robot
         options["robot"] = cached_robot(options["robot"])
     return {k: v for k, v in options.items() if v not in (None, "")}

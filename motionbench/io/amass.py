@@ -70,9 +70,10 @@ def read_amass(
         try: body = load_body(body_models, gender=gender.lower(), kind=kind)
         except MotionFormatError: raise
         except MotionbenchError as e: raise MotionFormatError(path, f"needs a body: {e}") from None
-        pos, quat = body.forward(betas, root, pose, trans)
-        step = {"step": "read_amass", "kind": kind, "gender": gender, "body": "stand-in" if body.standin else "licensed model", "fps_given": fps is not None}
-        return HumanMotion(rate, pos, quat, SMPLX_JOINTS, SMPLX_PARENTS, body_height(body, betas), source={"file": str(path), "format": "AMASS", "steps": [step]})
+        used = betas if kind == body.kind else betas[:0]                                   # betas mean something only to the body they were fitted with
+        pos, quat = body.forward(used, root, pose, trans)
+        step = {"step": "read_amass", "kind": kind, "gender": gender, "body": "stand-in" if body.standin else "licensed model", "betas_used": len(used), "fps_given": fps is not None}
+        return HumanMotion(rate, pos, quat, SMPLX_JOINTS, SMPLX_PARENTS, body_height(body, used), source={"file": str(path), "format": "AMASS", "steps": [step]})
 
 # %% ../../nbs/io/08_amass.ipynb #829ce6f0
 def write_amass(
@@ -97,7 +98,7 @@ def write_amass(
 
 
 def _is_amass(probe):
-    return probe.magic == "npz" and "trans" in probe.keys and ("poses" in probe.keys or {"root_orient", "pose_body"} <= probe.keys)
+    return probe.magic == "npz" and "trans" in probe.keys and not {"obj_trans", "obj_rot"} & probe.keys and ("poses" in probe.keys or {"root_orient", "pose_body"} <= probe.keys)
 
 
 register(Format("amass", "HumanMotion", _is_amass, read_amass, write_amass, suffix=".npz", tested="a real file",

@@ -34,7 +34,7 @@ OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 def kind_of(
     head:bytes,  # the first 4096 bytes
 )->str:
-    "One of zip, npy, parquet, torch, pickle, bvh, json, text, binary. A compressed stream counts as pickle: joblib writes those."
+    "One of zip, npy, parquet, torch, pickle, bvh, c3d, json, text, binary. A compressed stream counts as pickle: joblib writes those."
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if head.startswith(b"PK"): return "zip"
     if head.startswith(b"\x93NUMPY"): return "npy"
@@ -44,7 +44,8 @@ def kind_of(
     if head.startswith(COMPRESSED) or head[:2] in (b"x\x01", b"x^", b"x\x9c", b"x\xda") or OLD_PICKLE.match(head): return "pickle"
     if text.upper().startswith(b"HIERARCHY"): return "bvh"
     if text.startswith((b"{", b"[")): return "json"
-    return "text" if all(c > 31 or c in b"\t\r\n\f" for c in text) else "binary"
+    if all(c > 31 or c in b"\t\r\n\f" for c in text): return "text"
+    return "c3d" if head[1:2] == b"P" and 0 < head[0] < 128 and len(head) >= 1024 else "binary"
 
 # %% ../../nbs/io/01_registry.ipynb #ee3d8e71
 class Probe:
@@ -57,7 +58,7 @@ class Probe:
 
     @cached_property
     def magic(self):
-        "One of npz, torch, zip, npy (an array), object_npy (Python objects), parquet, pickle, bvh, json, text, binary."
+        "One of npz, torch, zip, npy (an array), object_npy (Python objects), parquet, pickle, bvh, c3d, json, text, binary."
         kind = kind_of(self.head)
         if kind == "zip": return "npz" if any(n.endswith(".npy") for n in self._members) else "torch" if any(n.endswith("/data.pkl") for n in self._members) else "zip"
         return "object_npy" if kind == "npy" and self.shapes[""][1].hasobject else kind
@@ -168,7 +169,7 @@ class Format:
 _FORMATS = {}
 # modules of this room that register formats
 _MODULES = ("bvh", "amass", "gmr", "native", "booster", "phc", "grail", "isaaclab", "beyondmimic", "protomotions", "poselib", "mimickit", "locomujoco",
-            "amp_rsl_rl", "arrays", "csv", "deepmimic", "legged", "lerobot", "gmr_human")
+            "amp_rsl_rl", "arrays", "csv", "deepmimic", "legged", "lerobot", "gmr_human", "gvhmr", "omomo", "c3d")
 
 
 def register(

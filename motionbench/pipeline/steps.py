@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['Step', 'index_path', 'read_step', 'run_step', 'robots_of', 'robot_files', 'file_list', 'audit_table', 'gate_counts',
-           'check_configs', 'nothing_found', 'retarget_folder', 'robot_clips', 'placed', 'repair_folder',
-           'audit_folder', 'amp_folder']
+           'nothing_found', 'retarget_folder', 'robot_clips', 'placed', 'repair_folder', 'audit_folder', 'amp_folder']
 
 # %% ../../nbs/pipeline/05_steps.ipynb #32996f4c
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from pathlib import Path
 from ..core.errors import ConfigError, MotionFormatError
 from .cache import read_json, write_json
 from .clips import Clip, map_clips
+from .checks import check_configs, check_how, config_of, file_options
 from .work import amp_clip, audit_clip, bundled_folder, cached_robot, clip_names, find_files, recognise, repair_clip, retarget_clip
 from ..view.tables import Table
 
@@ -124,18 +124,7 @@ def gate_counts(
     counts = [{"gate": n, "is": LABELS[n], "failed": count(n, "failed_gates"), "warned": count(n, "warned_gates")} for n in names]
     return Table(sorted(counts, key=lambda r: (-r["failed"], -r["warned"])))
 
-# %% ../../nbs/pipeline/05_steps.ipynb #75cc6a75
-def check_configs(
-    robots:dict,  # from `robots_of`
-    config:str="",  # retarget config; empty: the bundled ones
-):
-    "Refuse a retarget config that is missing, wrong or does not fit its robot, before any clip is read."
-    from motionbench.core.motion import SMPLX_JOINTS
-    from motionbench.retarget.config import check_names, load_config
-    if config and len(robots) > 1: raise ConfigError(f"config {config} is for one robot, but {len(robots)} are named: {', '.join(robots)}")
-    for name, given in robots.items(): check_names(load_config(config or name), cached_robot(given).body_names, SMPLX_JOINTS, config or f"config of {name}")
-
-
+# %% ../../nbs/pipeline/05_steps.ipynb #9d91333c
 def nothing_found(
     where,  # folder or file that was searched
     kind:str,  # human motion or robot motion
@@ -152,13 +141,15 @@ def retarget_folder(
     robot:str="biped",  # robots, separated by commas
     solver:str="gauss_newton",  # or mink
     fps:float|None=None,  # frame rate of the result
-    config:str="",  # retarget config; only with one robot
+    config="",  # retarget config, for one robot; robot name -> config for several; empty: the bundled ones
     body_models:str="",  # folder of SMPL-X model files
     n_jobs:int|None=None, force:bool=False, # as in `map_clips`
     place:str="retarget/{robot}/{clip}",  # where a clip's files go, below `out`, without suffix
+    terms:str="all", ground:str="contact", level:bool=True, device:str="", # as in `retarget_file`
+    options:dict=None,  # of the readers; each goes to the formats that have it
 )->Step:
     "Every human clip of `source` on every robot."
-    robots = robots_of(robot)
+    robots, how = robots_of(robot), check_how(solver, terms, ground, device)
     check_configs(robots, config)
     source = source or str(bundled_folder(out))
     folder, files = find_files(source)
@@ -166,9 +157,10 @@ def retarget_folder(
     skipped = [{"file": f.relative_to(folder).as_posix(), "reason": why} for f, why in reasons.items() if why]
     names = clip_names(folder, [f for f, why in reasons.items() if not why])
     if not names: raise nothing_found(source, "human motion", skipped)
-    clips = [Clip(f"{r}/{n}", (f, *robot_files(given), *file_list(config, body_models)), tuple(place.format(robot=r, clip=n) + s for s in (".npz", ".pkl")), {"robot": given})
-             for f, n in names.items() for r, given in robots.items()]
-    parameters = {"solver": solver, "fps": fps, "config": config, "body_models": body_models}
+    options, configs = file_options(names, options or {}), {r: config_of(config, r) for r in robots}
+    clips = [Clip(f"{r}/{n}", (f, *robot_files(given), *file_list(configs[r], body_models)), tuple(place.format(robot=r, clip=n) + s for s in (".npz", ".pkl")),
+                  {"robot": given, "config": configs[r], "options": options[f]}) for f, n in names.items() for r, given in robots.items()]
+    parameters = {"fps": fps, "body_models": body_models, "level": level, **how}
     return run_step("retarget", retarget_clip, clips, out, parameters, [source, *([body_models] if body_models else [])], skipped, n_jobs, force)
 
 # %% ../../nbs/pipeline/05_steps.ipynb #fe9f2150
@@ -210,11 +202,14 @@ def placed(
 # %% ../../nbs/pipeline/05_steps.ipynb #1974de83
 def repair_folder(
     motions, out:str, robot:str="", # as in `robot_clips`
+    gates:str="",  # YAML of thresholds
     n_jobs:int|None=None, force:bool=False, # as in `map_clips`
 )->Step:
-    "Mended copies of every clip in `OUT/repaired`; each row says what was `done` and what is `left`."
-    clips, skipped, watch = robot_clips(motions, out, robot)
-    return run_step("repair", repair_clip, placed(clips, "repaired/{clip}", (".npz",)), out, {}, watch, skipped, n_jobs, force)
+    "Mended copies of every clip in `OUT/repaired`; each row has the grades and gates before and after, what was `done` and what is `left`."
+    from motionbench.audit.gates import load_gates
+    load_gates(gates or None)
+    clips, skipped, watch = robot_clips(motions, out, robot, gates)
+    return run_step("repair", repair_clip, placed(clips, "repaired/{clip}", (".npz",)), out, {"gates": gates}, watch, skipped, n_jobs, force)
 
 # %% ../../nbs/pipeline/05_steps.ipynb #63387770
 def audit_folder(

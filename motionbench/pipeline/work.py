@@ -7,8 +7,8 @@ __all__ = ['MOTION_SUFFIXES', 'find_files', 'files_below', 'recognise', 'clip_na
            'read_robot_motion', 'bundled_folder', 'write_bundled', 'about', 'retarget_file', 'retarget_clip',
            'retarget_row', 'audit_clip', 'repair_clip', 'amp_clip']
 
-# %% ../../nbs/pipeline/04_work.ipynb #f720c27b
-import os
+# %% ../../nbs/pipeline/04_work.ipynb #151b13d1
+import json, os
 from collections import Counter
 from contextlib import contextmanager
 from functools import lru_cache
@@ -19,7 +19,7 @@ from .cache import stamp, write_json
 from .clips import Clip, map_clips
 
 # %% ../../nbs/pipeline/04_work.ipynb #4e41ba92
-MOTION_SUFFIXES = (".bvh", ".npz", ".pkl", ".npy")  # a damaged file of these is a failure, not something else
+MOTION_SUFFIXES = (".bvh", ".npz", ".pkl", ".npy", ".c3d", ".pt", ".p")  # a damaged file of these is a failure, not something else
 
 
 def find_files(
@@ -56,7 +56,7 @@ def recognise(
         format = next((f for f in all_formats() if f.sniff(probe)), None)
         holds = None if format is None else {read_meta(path, npz_arrays(path, ["meta"]))["kind"]} if format.name == "npz" else format.kinds
     except MotionbenchError as e: return "" if Path(path).suffix.lower() in MOTION_SUFFIXES else str(e).removeprefix(f"{path}: ")
-    if format is None: return "" if Path(path).suffix.lower() == ".bvh" else f"no known motion format ({probe.magic} file)"
+    if format is None: return "" if Path(path).suffix.lower() in (".bvh", ".c3d") else f"no known motion format ({probe.magic} file)"
     kinds = {"HumanMotion": "human motion", "Motion": "robot motion"}
     return "" if want in holds else f"holds {' or '.join(kinds.get(k, k) for k in sorted(holds))}, this step wants {kinds[want]}"
 
@@ -83,17 +83,17 @@ def cached_robot(
 def read_human(
     path,  # a file of human motion
     body_models:str="",  # folder of SMPL-X model files, for formats that need a body
+    options:dict=None,  # of its format's reader, and `format` and `source_fps` as in `read_as`
 ):
-    "The `HumanMotion` of the file; options go only to formats that have them."
-    return _read_human(str(path), tuple(stamp(path) or ()), body_models)
+    "The `HumanMotion` of the file."
+    return _read_human(str(path), tuple(stamp(path) or ()), body_models, json.dumps(options or {}, sort_keys=True))
 
 
 @lru_cache(maxsize=2)
-def _read_human(path, stamped, body_models):
+def _read_human(path, stamped, body_models, options):
     from motionbench.core.motion import HumanMotion
-    from motionbench.io.registry import read_motion, sniff
-    options = {"body_models": body_models} if body_models and "body_models" in sniff(path).options else {}
-    human = read_motion(path, **options)
+    from motionbench.io.convert import read_as
+    human, _ = read_as(path, body_models=body_models, **json.loads(options))
     if not isinstance(human, HumanMotion): raise MotionFormatError(path, "holds robot motion, not human motion")
     return human
 
@@ -153,10 +153,17 @@ def retarget_file(
     fps:float|None=None,  # of the result; None keeps the clip's
     config:str="",  # retarget config (ours or GMR's); empty: the bundled one
     body_models:str="",  # folder of SMPL-X model files
+    terms:str="all",  # of the solver, in words as `parse_terms` reads them
+    ground:str="contact",  # contact: soles on z = 0; none: the height as tracked
+    level:bool=True,  # take the constant tilt out of feet that stand flat
+    device:str="",  # empty: numpy on the CPU; cpu, cuda, ...: torch there
+    options:dict=None,  # of the reader, as in `read_human`
 ):
     "The file's motion on the robot, a `Motion`."
     from motionbench.retarget.clip import retarget
-    with about(path): return retarget(read_human(path, body_models), cached_robot(robot), config or None, solver, fps)
+    from motionbench.retarget.switches import parse_terms
+    how = dict(terms=parse_terms(terms), ground=ground, level=level, device=device or None)
+    with about(path): return retarget(read_human(path, body_models, options), cached_robot(robot), config or None, solver, fps, **how)
 
 # %% ../../nbs/pipeline/04_work.ipynb #1c41d7c7
 def retarget_clip(
@@ -176,8 +183,12 @@ def retarget_row(
     motion,  # fresh from `retarget`
 )->dict:
     "What is said of a retargeted clip."
+    from motionbench.retarget.switches import terms_text
+    from motionbench.retarget.whole import Terms
+    done = motion.source["steps"][-1]
     return {"frames": motion.n_frames, "fps": motion.fps, "seconds": round(motion.duration, 4), "format": motion.source.get("format"),
-            "tracking_cm": round(100*float(motion.extra["tracking_pos_error"].mean()), 3), "tracking_deg": round(float(motion.extra["tracking_rot_error"].mean())*57.29578, 3)}
+            "tracking_cm": round(100*float(motion.extra["tracking_pos_error"].mean()), 3), "tracking_deg": round(float(motion.extra["tracking_rot_error"].mean())*57.29578, 3),
+            "terms": terms_text(Terms(**done["terms"])) if done["terms"] else "none", "ground_shift_cm": round(100*done["ground_shift"], 2), "feet_tilt_deg": done["feet_tilt_deg"]}
 
 # %% ../../nbs/pipeline/04_work.ipynb #292f7bbd
 def audit_clip(
@@ -200,17 +211,16 @@ def audit_clip(
 def repair_clip(
     inputs:list, outputs:list, # one file of robot motion; the repaired motion as our `.npz`
     robot:str="",  # name or model file; empty: the robot that the file names
+    gates:str="",  # YAML of thresholds; empty: the defaults
 )->dict:
-    "Mend what the lint finds and a repair knows; what was done, and what is left."
-    from motionbench.audit.lint import finding_rows, lint_motion
-    from motionbench.audit.repairs import repair
+    "Mend what can be mended without guessing: the grades before and after, what was done, what is left."
+    import motionbench.retarget.repair  # registers the repair of contacts, which needs a solver
+    from motionbench.audit.mend import mend, mended_dict
     from motionbench.io.native import write_npz
     motion, robot = read_robot_motion(inputs[0], robot)
-    with about(inputs[0]):
-        mended, done = repair(motion, lint_motion(motion, robot), robot)
-        left = lint_motion(mended, robot)
-    write_npz(mended, outputs[0])
-    return {"robot": robot.name, "done": done, "left": finding_rows(left)}
+    with about(inputs[0]): mended = mend(motion, robot, gates or None, inputs[0].stem)
+    write_npz(mended.motion, outputs[0])
+    return {"robot": robot.name, **mended_dict(mended)}
 
 # %% ../../nbs/pipeline/04_work.ipynb #43c4e201
 def amp_clip(

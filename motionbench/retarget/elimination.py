@@ -5,78 +5,79 @@
 # %% auto #0
 __all__ = ['spatial_inertias', 'cross', 'wrenches', 'joint_twists', 'eliminate', 'solve_base', 'substitute']
 
-# %% ../../nbs/retarget/03_elimination.ipynb #1702fee3
+# %% ../../nbs/retarget/03_elimination.ipynb #31594b85
 import numpy as np
 
-from .tree import SolverTree
+from ..core.rotation import namespace
+from .tree import SolverTree, empty
 
 # %% ../../nbs/retarget/03_elimination.ipynb #97c9e948
 def spatial_inertias(
-    p:np.ndarray,  # positions of the tracked bodies `(K, 3, T)`, relative to the base
-    wp2:np.ndarray,  # squared position weights `(K,)`
-    wr2:np.ndarray,  # squared rotation weights `(K,)`
-)->np.ndarray:
+    p,  # positions of the tracked bodies `(K, 3, T)`, relative to the base
+    wp2,  # squared position weights `(K,)` or `(K, T)`
+    wr2,  # squared rotation weights `(K,)` or `(K, T)`
+):
     "Spatial inertias `(K, 6, 6, T)` about the base."
     K, _, T = p.shape
-    I = np.zeros((K, 6, 6, T), p.dtype)
-    h = wp2[:, None, None]*p
+    I, wp2, wr2 = empty((K, 6, 6, T), p), wp2.reshape(K, -1), wr2.reshape(K, -1)
+    h = wp2[:, None]*p
     I[:, :3, :3] = -h[:, :, None]*p[:, None]
-    trace = np.einsum("kdT,kdT->kT", h, p) + wr2[:, None]
+    I[:, :3, 3:] = I[:, 3:] = 0
+    trace = namespace(p).einsum("kdT,kdT->kT", h, p) + wr2
     for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
         I[:, i, i] += trace
-        I[:, 3+i, 3+i] = wp2[:, None]
+        I[:, 3+i, 3+i] = wp2
         I[:, i, 3+k] = I[:, 3+k, i] = h[:, j]
         I[:, k, 3+i] = I[:, 3+i, k] = -h[:, j]
     return I
 
 # %% ../../nbs/retarget/03_elimination.ipynb #e6ee91b7
 def cross(
-    a:np.ndarray,  # `(..., 3, T)`
-    b:np.ndarray,  # `(..., 3, T)`
-)->np.ndarray:
+    a,  # `(..., 3, T)`
+    b,  # `(..., 3, T)`
+):
     "Cross products `(..., 3, T)` of vectors whose components are in the last axis but one."
-    out = np.empty(np.broadcast_shapes(a.shape, b.shape), np.result_type(a, b))
+    out = empty(np.broadcast_shapes(a.shape, b.shape), a)
     for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
-        np.multiply(a[..., j, :], b[..., k, :], out=out[..., i, :])
+        namespace(a).multiply(a[..., j, :], b[..., k, :], out=out[..., i, :])
         out[..., i, :] -= a[..., k, :]*b[..., j, :]
     return out
 
 
 def wrenches(
-    p:np.ndarray,  # positions `(K, 3, T)`, relative to the base
-    e:np.ndarray,  # position errors `(K, 3, T)`, m
-    phi:np.ndarray,  # rotation errors `(K, 3, T)`, rad
-    wp2:np.ndarray,  # squared position weights `(K,)`
-    wr2:np.ndarray,  # squared rotation weights `(K,)`
-)->np.ndarray:
+    p,  # positions `(K, 3, T)`, relative to the base
+    e,  # position errors `(K, 3, T)`, m
+    phi,  # rotation errors `(K, 3, T)`, rad
+    wp2,  # squared position weights `(K,)` or `(K, T)`
+    wr2,  # squared rotation weights `(K,)` or `(K, T)`
+):
     "Wrenches `(K, 6, T)` about the base."
-    f = wp2[:, None, None]*e
-    return np.concatenate([wr2[:, None, None]*phi + cross(p, f), f], 1)
+    f = wp2.reshape(len(p), 1, -1)*e
+    return namespace(p).concatenate([wr2.reshape(len(p), 1, -1)*phi + cross(p, f), f], 1)
 
 # %% ../../nbs/retarget/03_elimination.ipynb #634f06ed
 def joint_twists(
     tree:SolverTree,
-    R:np.ndarray,  # node axes `(n+1, 3, 3, T)`
-    P:np.ndarray,  # node positions `(n+1, 3, T)`
-)->np.ndarray:
+    R,  # node axes `(n+1, 3, 3, T)`
+    P,  # node positions `(n+1, 3, T)`
+):
     "Twists `(n, 6, T)` of the joints about the base."
     z = R[1:, 2]
-    a = np.concatenate([z, cross(P[1:], z)], 1)
+    a = namespace(R).concatenate([z, cross(P[1:], z)], 1)
     for k in np.flatnonzero(tree.slide): a[k, :3], a[k, 3:] = 0, z[k]
     return a
 
 # %% ../../nbs/retarget/03_elimination.ipynb #9bce06c8
 def eliminate(
     tree:SolverTree,
-    a:np.ndarray,  # joint twists `(n, 6, T)`
-    inertias:np.ndarray,  # of the tracked bodies `(K, 6, 6, T)`; overwritten
-    forces:np.ndarray,  # wrenches on them `(K, 6, T)`; overwritten
-    damping:float,  # lambda
-    held:np.ndarray,  # joints held at a limit `(n, T)` bool
+    a,  # joint twists `(n, 6, T)`
+    loads:list,  # of (node, spatial inertia `(6, 6, T)`, wrench `(6, T)`); overwritten
+    damping,  # lambda, one or `(6+n,)` for the base's twist and the joints
+    held,  # joints held at a limit `(n, T)` bool
 ):
     "`U` `(n, 6, T)`, `1/D` `(n, T)`, `u` `(n, T)`, and the system of the base `(6, 6, T)`, `(6, T)`."
-    n, _, T = a.shape
-    A, f = [None]*(n+1), [None]*(n+1)
+    (n, _, T), xp = a.shape, namespace(a)
+    A, f, damping = [None]*(n+1), [None]*(n+1), [damping]*(6+n) if np.ndim(damping) == 0 else damping
 
     def add(node, inertia, force):
         "Hangs an inertia on a node."
@@ -84,25 +85,26 @@ def eliminate(
         else:
             A[node] += inertia
             f[node] += force
-    for node, inertia, force in zip(tree.body_node, inertias, forces): add(node, inertia, force)
-    U, invD, u = np.empty_like(a), np.empty((n, T), a.dtype), np.empty((n, T), a.dtype)
-    outer = np.empty((6, 6, T), a.dtype)                                    # one buffer: allocating it anew for each joint would cost as much as the rest
+    for load in loads: add(*load)
+    U, invD, u = empty(a.shape, a), empty((n, T), a), empty((n, T), a)
+    outer = empty((6, 6, T), a)                                             # one buffer: allocating it anew for each joint would cost as much as the rest
     for k in range(n-1, -1, -1):
-        np.einsum("ijT,jT->iT", A[k+1], a[k], out=U[k])
-        np.einsum("iT,iT->T", a[k], f[k+1], out=u[k])
-        np.divide(1, np.einsum("iT,iT->T", a[k], U[k]) + damping, out=invD[k])
-        load = U[k]*np.where(held[k], 0, invD[k])
-        A[k+1] -= np.multiply(U[k][:, None], load, out=outer)
+        if A[k+1] is None: add(k+1, 0*a[k]*a[k][:, None], 0*a[k])
+        U[k] = xp.einsum("ijT,jT->iT", A[k+1], a[k])
+        u[k] = xp.einsum("iT,iT->T", a[k], f[k+1])
+        xp.reciprocal(xp.einsum("iT,iT->T", a[k], U[k]) + damping[6+k], out=invD[k])
+        load = U[k]*(invD[k]*~held[k])
+        A[k+1] -= xp.multiply(U[k][:, None], load, out=outer)
         f[k+1] -= load*u[k]
         add(tree.parent[k], A[k+1], f[k+1])
-    A[0][range(6), range(6)] += damping
+    for i in range(6): A[0][i, i] += damping[i]
     return U, invD, u, A[0], f[0]
 
 # %% ../../nbs/retarget/03_elimination.ipynb #dce0bae1
 def solve_base(
-    A:np.ndarray,  # symmetric positive definite `(6, 6, T)`; overwritten
-    f:np.ndarray,  # `(6, T)`; overwritten
-)->np.ndarray:
+    A,  # symmetric positive definite `(6, 6, T)`; overwritten
+    f,  # `(6, T)`; overwritten
+):
     "`v` `(6, T)` with `A v = f`, by elimination in all frames at once."
     for k in range(5):
         factor = A[k+1:, k]/A[k, k]
@@ -116,19 +118,19 @@ def solve_base(
 # %% ../../nbs/retarget/03_elimination.ipynb #3ec1b947
 def substitute(
     tree:SolverTree,
-    a:np.ndarray,  # joint twists `(n, 6, T)`
-    U:np.ndarray,  # `(n, 6, T)`
-    invD:np.ndarray,  # `(n, T)`
-    u:np.ndarray,  # `(n, T)`
-    v0:np.ndarray,  # twist of the base `(6, T)`
-    low:np.ndarray,  # lowest step allowed `(n, T)`
-    high:np.ndarray,  # highest step allowed `(n, T)`
-)->np.ndarray:
+    a,  # joint twists `(n, 6, T)`
+    U,  # `(n, 6, T)`
+    invD,  # `(n, T)`
+    u,  # `(n, T)`
+    v0,  # twist of the base `(6, T)`
+    low,  # lowest step allowed `(n, T)`
+    high,  # highest step allowed `(n, T)`
+):
     "Joint steps `(n, T)` within their bounds."
-    v, d = [v0], np.empty_like(u)
+    v, d, xp = [v0], empty(u.shape, u), namespace(u)
     for k in range(tree.n):
         parent = v[tree.parent[k]]
-        d[k] = (u[k] - np.einsum("iT,iT->T", U[k], parent))*invD[k]
-        np.clip(d[k], low[k], high[k], out=d[k])
+        d[k] = (u[k] - xp.einsum("iT,iT->T", U[k], parent))*invD[k]
+        xp.clip(d[k], low[k], high[k], out=d[k])
         v.append(parent + a[k]*d[k])
     return d

@@ -1,0 +1,23 @@
+"""The tutorials, executed from top to bottom, here and on a machine without the robots extra."""
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).parents[1]/"nbs/tutorials/02_own_robot.ipynb"
+RUN = "import sys; from execnb.shell import CaptureShell; from fastcore.nbio import read_nb; nb = read_nb(sys.argv[1]); "
+BIPED = "[c.set_source(c.source.replace('load_robot(\"unitree_h1\" if', 'load_robot(\"unitree_h1\" if False and')) for c in nb.cells]; "
+
+
+@pytest.mark.parametrize("change", ["", BIPED], ids=["robot at hand", "biped"])
+def test_own_robot(change, tmp_path):
+    code = RUN + change + "CaptureShell().run_all(nb, exc_stop=True)"
+    done = subprocess.run([sys.executable, "-c", code, PAGE], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not list(tmp_path.iterdir())                    # it works in a folder of its own and takes that away
+
+
+def test_outputs_name_no_folder_of_a_machine():
+    text = PAGE.read_text()
+    assert "/tmp" not in text and "/home" not in text and "site-packages" not in text and len(text) < 400_000
