@@ -16,7 +16,16 @@ docs: .venv/ready
 	$(BIN)/python nbs/_site.py
 
 lab: .venv/ready
-	$(BIN)/jupyter lab nbs
+	$(BIN)/jupyter lab --ServerApp.root_dir=nbs --LabApp.default_url=/lab/tree/tutorials/00_start.ipynb $(LAB)
+
+# The player's bundle from its sources; needs Node.js and npm, and is committed, so only who changes the sources needs this.
+player:
+	mkdir -p build/player && cp motionbench/assets/player/package.json build/player/
+	npm install --prefix build/player --no-package-lock --no-audit --no-fund --silent
+	NODE_PATH=$(CURDIR)/build/player/node_modules build/player/node_modules/.bin/esbuild motionbench/assets/player/src/index.js --bundle --minify --format=esm --target=es2022 --loader:.css=text --legal-comments=none --log-level=warning "--banner:js=/* motionbench player, made by make player from sources $$(cat motionbench/assets/player/package.json motionbench/assets/player/src/* | sha256sum | cut -c1-16); contains three.js, see LICENSES */" --outfile=motionbench/assets/player/player.js
+
+screenshots: .venv/ready
+	$(BIN)/python tests/screenshots.py
 
 .venv/ready: settings.ini pyproject.toml setup.py constraints.txt .ci/setup
 	@sh .ci/setup install $(PY)
@@ -27,10 +36,12 @@ help:
 	@echo 'make test    set up, run the examples of the notebooks, then pytest'
 	@echo 'make docs    set up, write README.md and the sidebar, build the site in _docs/, check its links'
 	@echo 'make lab     set up, open the notebooks in JupyterLab'
+	@echo 'make player  build the bundle of the 3-D player anew; needs npm'
+	@echo 'make screenshots   pictures of the player, pages and JupyterLab in out/screenshots; needs Chromium'
 	@echo
 	@echo 'PY=python3.12              the Python to use (3.11 to 3.13); default: the first one found'
 	@echo 'TORCH=torch==2.13.0        the torch to install first, with any option of pip, for instance'
 	@echo 'TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"    without CUDA'
 
 export TORCH
-.PHONY: run test docs lab help
+.PHONY: run test docs lab player screenshots help

@@ -15,6 +15,8 @@ from nbdev.processors import FilterDefaults
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
+from motionbench.view.player import link_site
+
 NBS = Path(__file__).resolve().parent
 ROOT = NBS.parent
 SECTIONS = dict(core="Core", io="IO", physics="Physics", view="View", audit="Audit", retarget="Retarget", amp="AMP", torque="Torque",
@@ -96,6 +98,7 @@ def build():
         shutil.move(site/docs.name, docs)
     html_pages = sorted(docs.rglob("*.html"))
     for p in html_pages: p.write_text(mathml(p.read_text(encoding="utf-8")), encoding="utf-8")
+    for remark in link_site(docs): print(remark)
     print(f"_docs/: {len(html_pages)} pages, " + ("see the warnings above" if done.returncode else "every link leads somewhere"))
     return done.returncode
 

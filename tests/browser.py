@@ -55,9 +55,9 @@ class Browser:
         return done["result"].get("value")
 
     def until(self, code, seconds=20):
-        "Wait until the expression is true."
+        "Wait until the expression is true; it may fail until then."
         end = time.time() + seconds
-        while not (value := self.run(f"!!({code})")):
+        while not (value := self.run(f"(() => {{ try {{ return !!({code}) }} catch {{ return false }} }})()")):
             if time.time() > end: raise TimeoutError(f"never true: {code}; {self.complaints()}")
             time.sleep(0.03)
         return value

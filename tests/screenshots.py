@@ -38,7 +38,7 @@ def pages():
         try: motion = motion_of(robot, clip)
         except RobotError as e: print(f"left out: {e}", file=sys.stderr); continue
         if more.pop("human", False): more["human"] = humans[clip]
-        if more.pop("ghost", False): more["ghost"] = transform(motion, 0.3, (0, 0, 0))
+        if more.pop("ghost", False): more["ghost"] = transform(motion, 0.0 if more.get("beside") else 0.3)
         yield f"{robot}_{clip}", lambda motion=motion, clip=clip, more=more, **kw: player(motion, title=clip, frame=int(0.45*len(motion)), autoplay=False, **more, **kw)
 
 
@@ -66,7 +66,7 @@ def main():
         page.write_text("<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'>" + complete_page(body, shown.scenes), encoding="utf-8")
         for width, size in WIDTHS.items():
             browser.look(**size)
-            browser.open(page.as_uri(), "document.querySelector('figure').player")
+            browser.open(page.as_uri(), "document.querySelector('figure')?.player")
             browser.run(sharp)
             time.sleep(0.4)
             browser.picture(OUT/f"page_{width}.png")

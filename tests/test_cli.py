@@ -289,15 +289,39 @@ def test_a_wrong_wish_is_one_line_and_nothing_is_made(cli, walks, tmp_path, word
 def test_terms_are_heard_and_told(cli, walks, tmp_path):
     from motionbench.io.native import read_npz
     told = {}
-    for words in ("all", "none", "contact,floor", "smooth=7", "smooth,velocity,collision,floor,contact"):
+    for words in ("all", "none", "contact,floor", "smooth=6", "smooth,velocity,collision,floor,contact"):
         code, out, err = cli("retarget", walks/"day1/slow.npz", "--robot", "biped", "--out", "slow.npz", "--terms", words, "--no-level", "--ground", "none", "--json")
         step = read_npz("slow.npz").source["steps"][-1]
         told[words] = json.loads(out)["terms"]
         assert code == 0 and (step["ground"], step["feet_tilt_deg"]) == ("none", {}) and step["terms"]["contact"] == (words != "none")
-    assert list(told.values()) == ["all", "none", "contact,floor", "smooth=7", "all"]
+    assert list(told.values()) == ["all", "none", "contact,floor", "smooth=6", "all"]
     assert read_npz("slow.npz").source["steps"][-1]["terms"]["smooth"] > 0
     code, out, err = cli("retarget", walks/"day1/slow.npz", "--robot", "biped", "--out", "slow.npz", "--device", "cpu")
     assert code == 0 and "terms all" in out and "degrees" in out
+
+
+def test_unknown_velocity_limits_are_one_line(cli, walks, tmp_path):
+    from motionbench.core.robot import load_robot
+    shutil.copytree(load_robot("biped").path.parent, "mine", ignore=shutil.ignore_patterns("robot_config.yaml"))
+    Path("mine", load_robot("biped").path.name).rename("mine/mine.xml")
+    line = "velocity: mine has no velocity limits, so none are kept"
+    for source, out in ((walks/"day1/slow.npz", "one.npz"), (walks, "many")):
+        code, said, err = cli("retarget", source, "--robot", "mine/mine.xml", "--config", "biped", "--out", out)
+        assert code == 0 and said.count(line) == 1, said + err
+    assert line not in cli("retarget", walks/"day1/slow.npz", "--robot", "mine/mine.xml", "--config", "biped", "--out", "one.npz", "--terms", "velocity=0")[1]
+    assert line not in cli("retarget", walks/"day1/slow.npz", "--robot", "biped", "--out", "one.npz")[1]
+
+
+def test_the_first_compilation_is_announced(cli, walks, monkeypatch):
+    "Only if there is none on disk and none in this process, and only for the solver that is compiled."
+    from motionbench.retarget import kernels, lanes
+    class Cold: signatures = []
+    said = lambda *words: cli("retarget", walks/"day1/slow.npz", "--robot", "biped", "--out", "one.npz", *words)[2]
+    assert "compiling" not in said()
+    monkeypatch.setattr(lanes, "kept_on_disk", lambda function: False)
+    assert "compiling" not in said()                                          # it is in memory
+    monkeypatch.setattr(kernels, "run_steps", Cold())
+    assert said().splitlines() == ["compiling the solver once, about 10 s"] and "compiling" not in said("--device", "cpu")
 
 
 def test_help_tells_a_newcomer_all(cli):
@@ -370,6 +394,7 @@ def test_auto_proposes_once_and_keeps_what_a_person_changed(cli, walks, tmp_path
     assert code == 0 and all((same[0][k] == same[1][k]).all() for k in ("root_pos", "dof_pos"))
     config = Path("new/biped_retarget.yaml")
     config.write_text(changed := config.read_text() + "# mine\n")
+    assert "over the bundled walk (not over your clip)" in cli("retarget", walks/"day1/slow.npz", "--robot", "biped", "--auto", "--out", "told/slow.npz")[1]
     code, out, err = cli("retarget", walks, "--robot", "biped", "--auto", "--out", "new")
     assert code == 2 and "another than the proposal" in err and config.read_text() == changed
     code, out, err = cli("robots", "--propose", "biped", "--out", "new")

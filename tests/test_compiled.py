@@ -1,4 +1,6 @@
 "The compiled steps against the array code: random trees, real robots, ground and limbs, bounds, half turns."
+import os
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -13,9 +15,8 @@ from motionbench.retarget.collision import Apart
 from motionbench.retarget.config import load_config
 from motionbench.retarget.contact import Sole
 from motionbench.retarget.ground import Ground, LOCK
-from motionbench.retarget.elimination import eliminate
-from motionbench.retarget.smooth import factored, gathered, resolved
-from motionbench.retarget.solver import Frames, deviations, errors, linearise, started, step, steps
+from motionbench.retarget.lanes import kept_on_disk
+from motionbench.retarget.solver import Frames, deviations, errors, started, step, steps
 from motionbench.retarget.tree import node_targets, solver_tree
 from motionbench.retarget.whole import PLAIN, make_job
 
@@ -124,14 +125,11 @@ def test_input_is_left_alone():
     assert all(np.array_equal(a, b) for a, b in zip(before, vars(f).values()))
 
 
-def test_factors():
-    rng = np.random.default_rng(5)
-    tree, T = random_tree(rng, 8), 37
-    f, w, damping = random_frames(rng, tree, T, np.float64), np.square(rng.uniform(1, 30, (2, len(tree.bodies)))), rng.uniform(10, 30, 6 + tree.n)
-    loads, r = random_loads(rng, tree, T, np.float64), rng.normal(size=(6 + tree.n, T))
-    a, hung, cost = linearise(tree, f, *w, fresh(loads))
-    g = gathered(tree, a, hung)
-    U, invD, _, A, _ = eliminate(tree, a, hung, damping, np.zeros_like(f.held))
-    ours, solve, our_cost = factored(tree, f, *w, damping, fresh(loads))
-    assert np.allclose(ours, g) and np.allclose(our_cost, cost)
-    assert np.allclose(solve(r), resolved(tree, a, U, invD, A, r), rtol=1e-7, atol=1e-10)
+def test_whether_a_compilation_is_kept(tmp_path, monkeypatch):
+    (tmp_path/"half.py").write_text("from motionbench.retarget.lanes import compiled\n\n@compiled\ndef half(x): return x/2\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    from half import half
+    assert not kept_on_disk(half)
+    assert half(3.) == 1.5 and kept_on_disk(half)
+    os.utime(tmp_path/"half.py", (time.time() + 60,)*2)
+    assert not kept_on_disk(half)                                             # the source has changed since

@@ -179,6 +179,16 @@ def test_everything_at_once_and_nothing_twice(firm):
     assert {"held_share", "velocity_ratio"} <= {c["gate"] for c in mended_dict(found)["changed"]} and mended_dict(again)["changed"] == []
 
 
+def test_sliding_feet_without_the_solver_are_told(firm, monkeypatch):
+    "Who has not imported the repair of contacts hears what to import; who has, gets it done."
+    slide = replace(firm, root_pos=firm.root_pos + np.arange(len(firm))[:, None]*[0.01, 0, 0])
+    assert mend(firm, BIPED).left == [] and any(line.startswith("contacts: ") for line in mend(slide, BIPED).done)
+    monkeypatch.delitem(_REPAIRS, "contacts")
+    alone = mend(slide, BIPED)
+    assert "import motionbench.retarget.repair" in alone.left[-1].message and not any(line.startswith("contacts: ") for line in alone.done) and mended_dict(alone)["left"]
+    assert mend(firm, BIPED).left == []
+
+
 def test_a_misread_clip_is_not_moved(firm):
     "Degrees: the height is not what is wrong."
     bad = lifted(replace(firm, dof_pos=np.degrees(firm.dof_pos)), 0.2)

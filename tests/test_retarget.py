@@ -1,6 +1,7 @@
 "Retargeting against GMR's goldens, against MuJoCo's Jacobians, and the properties a batch must have."
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import mujoco
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from motionbench.audit.ground import ground_shift
 from motionbench.core.errors import ConfigError, InvalidMotion, RobotError
 from motionbench.core.gait import bundled_clips
 from motionbench.core.kinematics import compile_tree, forward_kinematics, sole_positions
@@ -20,6 +22,7 @@ from motionbench.retarget.config import bundled_configs, from_gmr, load_config, 
 from motionbench.retarget.elimination import eliminate, joint_twists, solve_base, spatial_inertias, substitute, wrenches
 from motionbench.retarget.fit import fit_config
 from motionbench.retarget.solver import evaluate, rotation_error
+from motionbench.retarget.stream import Retargeter
 from motionbench.retarget.targets import make_targets
 from motionbench.retarget.tree import body_positions, kinematics, solver_tree
 from motionbench.retarget.whole import PLAIN, Terms
@@ -194,6 +197,50 @@ def test_actors_of_any_height_give_the_robots_size():
     tall = HumanMotion(walk.fps, walk.joint_pos*1.15, walk.joint_quat, walk.joint_names, walk.parents, walk.height*1.15, contacts=walk.contacts, contact_names=walk.contact_names)
     a, b = retarget(walk, "biped"), retarget(tall, "biped")
     assert np.allclose(a.dof_pos, b.dof_pos, atol=0.02) and np.allclose(a.root_pos, b.root_pos, atol=1e-3)
+
+
+@pytest.mark.parametrize("fps", [60, 120])
+def test_both_feet_are_levelled_at_high_rates(fps):
+    "A runner's stances are short: thinned-out contacts alone would leave one of the feet as it is."
+    run = bundled_clips()["run"].resample(fps)
+    quat = run.joint_quat.copy()
+    for joint in ("left_ankle", "left_foot", "right_ankle", "right_foot"): quat[:, run.joint_names.index(joint)] = quat_mul(run.joint(joint)[1], quat_exp(np.radians([8., 0, 0])))
+    tilted = replace(run, joint_quat=quat, contacts=None, contact_names=None)
+    motion = retarget(tilted, "biped")
+    assert motion.source["steps"][-1]["feet_tilt_deg"] == {"left": 8.0, "right": 8.0}
+    assert np.allclose(motion.dof_pos, retarget(replace(tilted, joint_quat=run.joint_quat), "biped").dof_pos, atol=1e-3)
+
+
+def test_tracking_only_stands_on_the_ground_too():
+    robot, walk = load_robot("biped"), transform(bundled_clips()["walk"], shift=(0, 0, 0.3))
+    tracked, put = (retarget(walk, robot, terms=PLAIN, ground=g) for g in ("none", "contact"))
+    shift = put.source["steps"][-1]["ground_shift"]
+    assert -0.4 < shift < -0.1 and tracked.source["steps"][-1]["ground_shift"] == 0
+    assert np.allclose(put.root_pos, tracked.root_pos + [0, 0, shift], atol=1e-5) and np.array_equal(put.dof_pos, tracked.dof_pos)
+    assert abs(ground_shift(put, robot)) < 1e-6
+
+
+def test_unknown_velocity_limits_are_told():
+    robot, wave = load_robot("biped"), bundled_clips()["wave"]
+    said = lambda r, **how: retarget(wave, r, load_config("biped"), **how).source["steps"][-1]["velocity_limits"]
+    assert (said(robot), said(replace(robot, velocity_limit=None)), said(robot, terms=PLAIN), said(robot, terms=Terms(velocity=0))) == ("kept", "unknown", "off", "off")
+
+
+@pytest.mark.parametrize("name", ["biped", "unitree_g1"])
+def test_a_stream_is_a_motion(name):
+    "It is what the whole-clip solver makes of it, nearly, within ranges and speeds; and a new stream starts fresh."
+    robot, walk = load_robot(name), bundled_clips()["walk"].cut(0, 120)
+    stream = lambda: (live := Retargeter(robot, walk.fps, walk.height)).motion([live.step(p, q) for p, q in zip(walk.joint_pos, walk.joint_quat)])
+    motion, whole = stream(), retarget(walk, robot)
+    assert violations(robot, motion) == 0 and (np.abs(np.diff(motion.dof_pos, axis=0))*motion.fps <= robot.velocity_limit).all()
+    assert np.abs(motion.dof_pos - whole.dof_pos).mean() < 0.1 and np.abs(motion.root_pos - whole.root_pos).max() < 0.1
+    assert (motion.contacts == walk.contacts).mean() > 0.85 and np.array_equal(motion.dof_pos, stream().dof_pos)
+
+
+@pytest.mark.parametrize("cutoff", [1e-9, 0.01, 14.0, 40.0, 1e9])
+def test_any_cutoff_is_survived(cutoff):
+    motion = retarget(bundled_clips()["walk"], "biped", terms=Terms(smooth=cutoff))
+    assert np.isfinite(motion.dof_pos).all() and violations(load_robot("biped"), motion) == 0
 
 
 def test_exact_rate_and_provenance():

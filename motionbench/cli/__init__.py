@@ -15,6 +15,7 @@ from .files import add_convert, add_formats, add_inspect, add_library, add_pkl
 from .parser import Parser, common, not_itself, one_of, report, report_step, with_hyphens
 from .retarget import add_retarget
 from .robots import add_robots
+from .view import add_view
 from ..core.errors import ConfigError, MotionbenchError
 
 # %% ../../nbs/91_cli.ipynb #7acd89dd
@@ -100,7 +101,7 @@ def build_parser()->Parser:
                     epilog="motionbench COMMAND --help tells more. Flags may be written with - or _.")
     parser.add_argument("--version", action="version", version=f"motionbench {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    for add in (add_run, add_robots, add_formats, add_inspect, add_convert, add_retarget, add_audit, add_amp, add_pkl, add_library): add(commands)
+    for add in (add_run, add_robots, add_formats, add_inspect, add_convert, add_retarget, add_audit, add_view, add_amp, add_pkl, add_library): add(commands)
     return parser
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ABOUT', 'MORE', 'add_retarget', 'command_retarget', 'places', 'retarget_file_command', 'human_options', 'in_words',
-           'retarget_folder_command']
+           'unlimited', 'retarget_folder_command']
 
 # %% ../../nbs/cli/04_retarget.ipynb #7c779a6b
 from pathlib import Path
@@ -22,9 +22,9 @@ MORE = """terms of the solver, all at work unless --terms says otherwise:
   contact     soles that stand neither slide nor leave the floor
   floor       no sole goes below the floor, swinging soles clear it
   collision   limbs keep 5 mm apart (needs collision shapes in the model)
-  smooth      accelerations have a price: less (smooth=0.5) follows fast motion more closely, more (smooth=10) is calmer
+  smooth      a low-pass at 8 Hz, without delay: smooth=12 follows fast motion more closely, smooth=5 is calmer
   velocity    joints stay below their velocity limits; velocity=0.8 uses only that share of them (needs limits that are known)
-  --terms contact,floor uses these two only; --terms smooth=10 changes one weight and leaves the rest; --terms none only tracks.
+  --terms contact,floor uses these two only; --terms smooth=6 changes one number and leaves the rest; --terms none only tracks.
 
 configs: a config says which body of the robot follows which joint of the human, at what size and how strongly.
   bundled     motionbench robots lists the robots that have one; nothing to do
@@ -101,19 +101,21 @@ def retarget_file_command(args, source:Path)->int:
     from motionbench.pipeline.checks import check_configs, check_how, propose_configs
     from motionbench.pipeline.steps import robots_of
     from motionbench.pipeline.work import about, read_human, retarget_file, retarget_row
+    from motionbench.retarget.clip import announce_compiling
     robots, how, options = robots_of(args.robot), check_how(args.solver, args.terms, args.ground, args.device), human_options(args)
     out = places(args, source, robots)
     with about(source): human = read_human(source, args.body_models, options)
     if not args.auto: check_configs(robots, args.config, human.joint_names)
     made = propose_configs(robots, next(iter(out.values())).parent, args.config) if args.auto else {}
     rows, (proposals, text) = [], told(made)
+    announce_compiling(args.solver, args.device)
     for name, given in robots.items():
         motion = retarget_file(source, given, fps=args.fps, config=str(made[name]["yaml"]) if made else args.config, body_models=args.body_models, level=args.level, options=options, **how)
         (write_gmr if out[name].suffix == ".pkl" else write_npz)(motion, out[name])
         rows.append({"file": str(out[name]), "robot": name, **retarget_row(motion)})
     proposed = {p["robot"]: p for p in proposals}
     rows = [{**row, **({"proposal": proposed[row["robot"]]} if made else {})} for row in rows]
-    report(args, rows[0] if len(rows) == 1 else {"clips": rows}, "\n".join([*([text] if made else []), *map(in_words, rows)]))
+    report(args, rows[0] if len(rows) == 1 else {"clips": rows}, "\n".join([*([text] if made else []), *map(in_words, rows), *unlimited(rows)]))
     return 0
 
 
@@ -133,16 +135,26 @@ def in_words(
     if abs(shift) >= 0.1: said.append(f"{'lifted' if shift > 0 else 'lowered'} by {abs(shift):.1f} cm onto the floor")
     return "; ".join(said + [f"{side} foot levelled by {angle:g} degrees" for side, angle in tilt.items()])
 
+
+def unlimited(
+    rows:list,  # with robot and velocity_limits
+)->list[str]:
+    "One line for each robot whose velocity limits were wanted and are not known."
+    names = dict.fromkeys(row["robot"] for row in rows if row["velocity_limits"] == "unknown")
+    return [f"velocity: {name} has no velocity limits, so none are kept" for name in names]
+
 # %% ../../nbs/cli/04_retarget.ipynb #64bd0607
 def retarget_folder_command(args, source:Path)->int:
     "Retarget a folder."
     from motionbench.pipeline.checks import check_how, propose_configs
     from motionbench.pipeline.steps import retarget_folder, robots_of
+    from motionbench.retarget.clip import announce_compiling
     if not args.out: raise ConfigError("name the folder for the result with --out")
     place, how, robots = "{robot}/{clip}" if "," in args.robot else "{clip}", check_how(args.solver, args.terms, args.ground, args.device), robots_of(args.robot)
     made = propose_configs(robots, args.out, args.config) if args.auto else {}
     config = {name: str(m["yaml"]) for name, m in made.items()} or args.config
+    announce_compiling(args.solver, args.device)
     step = retarget_folder(str(source), args.out, args.robot, fps=args.fps, config=config, body_models=args.body_models, n_jobs=args.n_jobs, force=args.force, place=place,
                            level=args.level, options=human_options(args), **how)
     proposals, text = told(made)
-    return report_step(args, step, step.table, {"proposals": proposals} if made else {}, text)
+    return report_step(args, step, step.table, {"proposals": proposals} if made else {}, "\n".join([*([text] if made else []), *unlimited([{"robot": row["clip"].split("/")[0], **row} for row in step.rows])]))

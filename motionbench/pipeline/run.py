@@ -16,6 +16,7 @@ from ..core.errors import ConfigError
 from ..io.files import atomic_path
 from .cache import code_key, fingerprint, key_of, read_json, record_path, stamp, write_json
 from .engine import ENGINES, execute
+from .page import write_page
 from .parameters import check_parameters, notebook_parameters, parse_value
 from .steps import index_path, read_step, robots_of
 from .work import find_files
@@ -158,7 +159,7 @@ class Summary:
         grades = [f"{n} {grade}" for grade in ("pass", "warn", "fail", "n/a") if (n := sum(row["grade"] == grade for row in graded))]
         parts = [f"audit: {', '.join(grades)}"] if grades else []
         parts += [f"could not be processed: {len(self.failed)}", f"files skipped: {len(self.skipped)}"]
-        return f"{len(self.clips)} {'clip' if len(self.clips) == 1 else 'clips'}; {'; '.join(parts)}. Everything is in {self.out}; read summary.md and reports/."
+        return f"{len(self.clips)} {'clip' if len(self.clips) == 1 else 'clips'}; {'; '.join(parts)}. Everything is in {self.out}; open index.html."
 
     def dict(self):
         "All of it, JSON-able."
@@ -238,6 +239,11 @@ def run(
         steps.append({"name": s.name, "state": "up to date" if done else "run", "clips": what, "seconds": round(time.perf_counter() - began, 2), "report": report.relative_to(out).as_posix()})
         say(f"{s.name:<10} {what}  ({steps[-1]['seconds']:.1f} s)")
     summary = summarise(out, steps)
+    page_key = key_of(code_key(), [stamp(index_path(out, s.name)) for s in spec.steps])
+    if force or not is_finished(out, "view", page_key):
+        given = {name: r for s in spec.steps for name, r in robots_of(parameters[s.name].get("robot") or robot).items()}
+        places = [common["source"]] if source else []
+        finish_step(out, "view", page_key, write_page(out, given, steps, summary.failed, summary.skipped, places, n_jobs, force))
     if all(s["state"] == "up to date" for s in steps) and (out/"summary.json").is_file() and (out/"summary.md").is_file(): return summary
     write_json(out/"summary.json", summary.dict())
     with atomic_path(out/"summary.md") as part: Path(part).write_text(summary.markdown(), encoding="utf-8")

@@ -188,7 +188,7 @@ def retarget_row(
     done = motion.source["steps"][-1]
     return {"frames": motion.n_frames, "fps": motion.fps, "seconds": round(motion.duration, 4), "format": motion.source.get("format"),
             "tracking_cm": round(100*float(motion.extra["tracking_pos_error"].mean()), 3), "tracking_deg": round(float(motion.extra["tracking_rot_error"].mean())*57.29578, 3),
-            "terms": terms_text(Terms(**done["terms"])) if done["terms"] else "none", "ground_shift_cm": round(100*done["ground_shift"], 2), "feet_tilt_deg": done["feet_tilt_deg"]}
+            "terms": terms_text(Terms(**done["terms"])) if done["terms"] else "none", "velocity_limits": done["velocity_limits"], "ground_shift_cm": round(100*done["ground_shift"], 2), "feet_tilt_deg": done["feet_tilt_deg"]}
 
 # %% ../../nbs/pipeline/04_work.ipynb #292f7bbd
 def audit_clip(

@@ -72,12 +72,12 @@ def eliminate(
     tree:SolverTree,
     a,  # joint twists `(n, 6, T)`
     loads:list,  # of (node, spatial inertia `(6, 6, T)`, wrench `(6, T)`); overwritten
-    damping,  # lambda, one or `(6+n,)` for the base's twist and the joints
+    damping:float,  # lambda
     held,  # joints held at a limit `(n, T)` bool
 ):
     "`U` `(n, 6, T)`, `1/D` `(n, T)`, `u` `(n, T)`, and the system of the base `(6, 6, T)`, `(6, T)`."
     (n, _, T), xp = a.shape, namespace(a)
-    A, f, damping = [None]*(n+1), [None]*(n+1), [damping]*(6+n) if np.ndim(damping) == 0 else damping
+    A, f = [None]*(n+1), [None]*(n+1)
 
     def add(node, inertia, force):
         "Hangs an inertia on a node."
@@ -92,12 +92,12 @@ def eliminate(
         if A[k+1] is None: add(k+1, 0*a[k]*a[k][:, None], 0*a[k])
         U[k] = xp.einsum("ijT,jT->iT", A[k+1], a[k])
         u[k] = xp.einsum("iT,iT->T", a[k], f[k+1])
-        xp.reciprocal(xp.einsum("iT,iT->T", a[k], U[k]) + damping[6+k], out=invD[k])
+        xp.reciprocal(xp.einsum("iT,iT->T", a[k], U[k]) + damping, out=invD[k])
         load = U[k]*(invD[k]*~held[k])
         A[k+1] -= xp.multiply(U[k][:, None], load, out=outer)
         f[k+1] -= load*u[k]
         add(tree.parent[k], A[k+1], f[k+1])
-    for i in range(6): A[0][i, i] += damping[i]
+    for i in range(6): A[0][i, i] += damping
     return U, invD, u, A[0], f[0]
 
 # %% ../../nbs/retarget/03_elimination.ipynb #dce0bae1

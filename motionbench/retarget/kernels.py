@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['turn_base', 'place_nodes', 'compare_bodies', 'load_bodies', 'load_locks', 'load_floors', 'push_apart', 'eliminate',
            'factor_base', 'solve_base', 'move_joints', 'move_base', 'read_block', 'write_block', 'read_ground',
-           'write_ground', 'linearise', 'run_steps', 'gather', 'run_factors', 'run_resolved']
+           'write_ground', 'linearise', 'run_steps']
 
-# %% ../../nbs/retarget/29_kernels.ipynb #e015e95c
+# %% ../../nbs/retarget/29_kernels.ipynb #91ed3cff
 import numpy as np
 
-from .lanes import FACTOR, JOINT, LANES, LOAD, POSE, TWIST, WRENCH, angle_constants, compiled, cosine_constants, half_turn, idle, inlined, sine_cosine, upper_angle
+from .lanes import LANES, LOAD, POSE, TWIST, WRENCH, angle_constants, compiled, cosine_constants, half_turn, idle, inlined, sine_cosine, upper_angle
 
 # %% ../../nbs/retarget/29_kernels.ipynb #0f5dd786
 @compiled
@@ -193,11 +193,11 @@ def push_apart(first, pairs, settings, nodes):
 
 # %% ../../nbs/retarget/29_kernels.ipynb #0ea3885f
 @compiled
-def eliminate(parent, damping, nodes, flat):
+def eliminate(parent, rotor, nodes, flat):
     "Eliminates the joints from the leaves to the base, as `elimination.eliminate`."
-    L, one = LANES, damping.dtype.type(1)
+    L, one = LANES, flat.dtype.type(1)
     for k in range(len(parent) - 1, -1, -1):
-        V, rotor, p, c = nodes[k+1], damping[6+k], parent[k], k + 1
+        V, p, c = nodes[k+1], parent[k], k + 1
         A, a, U, D, free = V.load, V.a, V.U, V.D, V.free
         for l in range(L):
             a0, a1, a2, a3, a4, a5 = a[0, l], a[1, l], a[2, l], a[3, l], a[4, l], a[5, l]
@@ -223,27 +223,26 @@ def eliminate(parent, damping, nodes, flat):
 
 
 @compiled
-def factor_base(damping, nodes):
+def factor_base(d, flat, nodes):
     "Triangular factor of the base's system in place: unit rows right of the diagonal, inverse of the diagonal on it."
-    A, one = nodes[0].load, damping.dtype.type(1)
-    d0, d1, d2, d3, d4, d5 = damping[0], damping[1], damping[2], damping[3], damping[4], damping[5]
+    A, one = nodes[0].load, flat.dtype.type(1)
     for l in range(LANES):
         A01, A02, A03, A04, A05 = A[1, l], A[2, l], A[3, l], A[4, l], A[5, l]
         A12, A13, A14, A15, A23, A24, A25, A34, A35, A45 = A[7, l], A[8, l], A[9, l], A[10, l], A[12, l], A[13, l], A[14, l], A[16, l], A[17, l], A[19, l]
-        i0 = one/(A[0, l] + d0)
+        i0 = one/(A[0, l] + d)
         b1, b2, b3, b4, b5 = i0*A01, i0*A02, i0*A03, i0*A04, i0*A05
-        i1 = one/(A[6, l] + d1 - b1*A01)
+        i1 = one/(A[6, l] + d - b1*A01)
         A12, A13, A14, A15 = A12 - b1*A02, A13 - b1*A03, A14 - b1*A04, A15 - b1*A05
         c2, c3, c4, c5 = i1*A12, i1*A13, i1*A14, i1*A15
-        i2 = one/(A[11, l] + d2 - b2*A02 - c2*A12)
+        i2 = one/(A[11, l] + d - b2*A02 - c2*A12)
         A23, A24, A25 = A23 - b2*A03 - c2*A13, A24 - b2*A04 - c2*A14, A25 - b2*A05 - c2*A15
         e3, e4, e5 = i2*A23, i2*A24, i2*A25
-        i3 = one/(A[15, l] + d3 - b3*A03 - c3*A13 - e3*A23)
+        i3 = one/(A[15, l] + d - b3*A03 - c3*A13 - e3*A23)
         A34, A35 = A34 - b3*A04 - c3*A14 - e3*A24, A35 - b3*A05 - c3*A15 - e3*A25
         g4, g5 = i3*A34, i3*A35
-        i4 = one/(A[18, l] + d4 - b4*A04 - c4*A14 - e4*A24 - g4*A34)
+        i4 = one/(A[18, l] + d - b4*A04 - c4*A14 - e4*A24 - g4*A34)
         A45 = A45 - b4*A05 - c4*A15 - e4*A25 - g4*A35
-        i5 = one/(A[20, l] + d5 - b5*A05 - c5*A15 - e5*A25 - g5*A35 - i4*A45*A45)
+        i5 = one/(A[20, l] + d - b5*A05 - c5*A15 - e5*A25 - g5*A35 - i4*A45*A45)
         A[0, l], A[1, l], A[2, l], A[3, l], A[4, l], A[5, l] = i0, b1, b2, b3, b4, b5
         A[6, l], A[7, l], A[8, l], A[9, l], A[10, l] = i1, c2, c3, c4, c5
         A[11, l], A[12, l], A[13, l], A[14, l], A[15, l], A[16, l], A[17, l] = i2, e3, e4, e5, i3, g4, g5
@@ -408,7 +407,7 @@ def run_steps(tables, weights, settings, points, pairs, state, ground, dampings,
         for s in range(len(dampings)):
             linearise(first, tables, weights, settings, points, pairs, space)
             eliminate(parent, dampings[s], nodes, flat)
-            factor_base(dampings[s], nodes)
+            factor_base(dampings[s], flat, nodes)
             for i in range(6*LANES): flat[0, TWIST*LANES + i] = flat[0, WRENCH*LANES + i]
             solve_base(nodes[0].load, nodes[0].v)
             move_joints(parent, settings, nodes, flat)
@@ -422,78 +421,3 @@ def run_steps(tables, weights, settings, points, pairs, state, ground, dampings,
         for k in range(len(bodies)):
             for i in range(3):
                 for l in range(min(LANES, e.shape[2] - first)): e[k, i, first + l], phi[k, i, first + l] = bodies[k].e[i, l], bodies[k].phi[i, l]
-
-# %% ../../nbs/retarget/29_kernels.ipynb #5ccbdf11
-@compiled
-def gather(parent, g, first, nodes, flat):
-    "The gradient `(6+n, T)` of the loads, as `smooth.gathered`; wrenches are added up towards the base."
-    L = LANES
-    for k in range(len(parent) - 1, -1, -1):
-        V, p, c = nodes[k+1], parent[k], k + 1
-        A, a, q = V.load, V.a, V.q
-        for l in range(L): q[0, l] = a[0, l]*A[21, l] + a[1, l]*A[22, l] + a[2, l]*A[23, l] + a[3, l]*A[24, l] + a[4, l]*A[25, l] + a[5, l]*A[26, l]
-        for i in range(WRENCH*L, (WRENCH + 6)*L): flat[p, i] += flat[c, i]
-        for l in range(L): g[6+k, first + l] = flat[c, JOINT*L + l]
-    for i in range(6):
-        for l in range(L): g[i, first + l] = flat[0, (WRENCH + i)*L + l]
-
-
-@compiled
-def run_factors(tables, weights, settings, points, pairs, state, ground, damping, g, factors, roots, space):
-    "The gradient and the factors of all frames; `damping` is one number for each coordinate."
-    base, nodes, flat, bodies, flat_bodies, locks, flat_locks, floors, flat_floors = space
-    parent, cost = tables[0], state[8]
-    for b in range(len(roots)):
-        first = b*LANES
-        read_block(first, state, base, nodes, bodies)
-        read_ground(first, ground, locks, floors)
-        linearise(first, tables, weights, settings, points, pairs, space)
-        gather(parent, g, first, nodes, flat)
-        eliminate(parent, damping, nodes, flat)
-        factor_base(damping, nodes)
-        for k in range(len(parent)):
-            for l in range(LANES): nodes[k+1].D[0, l] *= nodes[k+1].free[0, l]
-            for i in range(14*LANES): factors[b, k, i] = flat[k+1, FACTOR*LANES + i]
-        for i in range(21*LANES): roots[b, i] = flat[0, LOAD*LANES + i]
-        for l in range(min(LANES, len(cost) - first)): cost[first + l] = base[0].cost[0, l]
-        write_ground(first, ground, floors)
-
-# %% ../../nbs/retarget/29_kernels.ipynb #072ff20d
-@compiled
-def run_resolved(parent, factors, roots, r, d, nodes, flat):
-    "The solutions `d` `(6+n, T)` for the right-hand sides `r`, as `smooth.resolved`."
-    L = LANES
-    for b in range(len(roots)):
-        first = b*L
-        for k in range(len(flat)):
-            for i in range(WRENCH*L, (WRENCH + 6)*L): flat[k, i] = r[0, 0]*0
-        for i in range(21*L): flat[0, LOAD*L + i] = roots[b, i]
-        for k in range(len(parent) - 1, -1, -1):
-            V, p, c = nodes[k+1], parent[k], k + 1
-            F, a, U, D, q = V.load, V.a, V.U, V.D, V.q
-            for i in range(14*L): flat[c, FACTOR*L + i] = factors[b, k, i]
-            for l in range(L): flat[c, JOINT*L + l] = r[6+k, first + l]
-            for l in range(L):
-                u = q[0, l] + a[0, l]*F[21, l] + a[1, l]*F[22, l] + a[2, l]*F[23, l] + a[3, l]*F[24, l] + a[4, l]*F[25, l] + a[5, l]*F[26, l]
-                s = D[0, l]*u
-                D[1, l] = u
-                F[21, l], F[22, l], F[23, l] = F[21, l] - s*U[0, l], F[22, l] - s*U[1, l], F[23, l] - s*U[2, l]
-                F[24, l], F[25, l], F[26, l] = F[24, l] - s*U[3, l], F[25, l] - s*U[4, l], F[26, l] - s*U[5, l]
-            for i in range(WRENCH*L, (WRENCH + 6)*L): flat[p, i] += flat[c, i]
-        v = nodes[0].v
-        for i in range(6):
-            for l in range(L): v[i, l] = r[i, first + l] + flat[0, (WRENCH + i)*L + l]
-        solve_base(nodes[0].load, v)
-        for i in range(6):
-            for l in range(L): d[i, first + l] = v[i, l]
-        for k in range(len(parent)):
-            p, c = parent[k], k + 1
-            for i in range(TWIST*L, (TWIST + 6)*L): flat[c, i] = flat[p, i]
-            V = nodes[c]
-            a, U, D, v, q = V.a, V.U, V.D, V.v, V.q
-            for l in range(L):
-                x = (D[1, l] - (U[0, l]*v[0, l] + U[1, l]*v[1, l] + U[2, l]*v[2, l] + U[3, l]*v[3, l] + U[4, l]*v[4, l] + U[5, l]*v[5, l]))*D[0, l]
-                q[0, l] = x
-                v[0, l], v[1, l], v[2, l] = v[0, l] + a[0, l]*x, v[1, l] + a[1, l]*x, v[2, l] + a[2, l]*x
-                v[3, l], v[4, l], v[5, l] = v[3, l] + a[3, l]*x, v[4, l] + a[4, l]*x, v[5, l] + a[5, l]*x
-            for l in range(L): d[6+k, first + l] = flat[c, JOINT*L + l]

@@ -20,7 +20,7 @@ from ..core.kinematics import forward_kinematics, sole_positions
 from ..core.motion import CONTACT_NAMES, HumanMotion
 from ..core.rotation import quat_conj, quat_exp, quat_mul, quat_rotate, yaw_quat
 from .config import RetargetConfig
-from .whole import Terms, solve_clips
+from .whole import SOFT, Terms, solve_clips
 
 # %% ../../nbs/retarget/10_repair.ipynb #fcded769
 def contact_plan(
@@ -179,7 +179,7 @@ def resolve_contacts(
     rows = [robot.body_names.index(b.body) for b in config.bodies]
     config = config.model_copy(update=dict(start_pose=dict(zip(robot.joint_names, np.median(motion.dof_pos[:, order], axis=0)))))
     model = HumanMotion(motion.fps, pos[:, rows], quat[:, rows], [b.body for b in config.bodies], [-1]*len(rows), 1.0)
-    terms = Terms(contact=False, velocity=float(speed_ratio(motion, robot).max(initial=0) <= 1))
+    terms = Terms(contact=False, smooth=SOFT, velocity=float(speed_ratio(motion, robot).max(initial=0) <= 1))
     _, qpos, _ = solve_clips(robot, config, [model], [None], terms, ground="none")
     new = robot.motion(qpos, motion.fps)
     return replace(_with_poses(motion, robot, new.root_pos, new.root_quat, new.dof_pos), contacts=plan, contact_names=CONTACT_NAMES)

@@ -23,7 +23,7 @@ def low_pass(
     cutoff:float,  # Hz, halved
 )->np.ndarray:
     "The smoothed coordinates `(T, C)`, in double precision."
-    T, w = len(x), (2*np.sin(np.pi*min(cutoff/fps, 0.5)))**-4.0*inside
+    T, w = len(x), (2*np.sin(np.pi*np.clip(cutoff/fps, 5e-5, 0.5)))**-4.0*inside
     if T < 3: return np.asarray(x, float)
     band = np.zeros((3, T))
     band[0] = 1
@@ -51,7 +51,7 @@ def smoothed(
     cutoff:float,  # Hz
 )->Frames:
     "The frames smoothed, with the smooth poses as targets."
-    n, put = tree.n, lambda x: constant(np.ascontiguousarray(x), f.q)
+    put = lambda x: constant(np.ascontiguousarray(x), f.q)
     x = np.concatenate([root_pos + plain(f.offset).T, quat_unflip(plain(f.quat).T.astype(float)), plain(f.q).T], 1)
     y = low_pass(x, inside, fps, cutoff)
     quat = y[:, 3:7]/np.linalg.norm(y[:, 3:7], axis=1, keepdims=True)

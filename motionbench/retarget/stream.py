@@ -10,16 +10,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..core.motion import SMPLX_JOINTS, HumanMotion
+from ..core.motion import CONTACT_NAMES, SMPLX_JOINTS, HumanMotion, Motion
 from ..core.robot import Robot, load_robot
-from ..core.rotation import quat_conj, quat_exp, quat_log, quat_mul, quat_rotate, yaw_quat
+from ..core.rotation import quat_conj, quat_exp, quat_log, quat_mul, quat_rotate, quat_unflip, yaw_quat
 from .config import RetargetConfig, check_names, load_config
 from .contact import CLEARANCE, LIFT, REACH, STEP, Stance, smoothstep
 from .ground import ground_of
-from .solver import AGAIN, DAMPING, Frames, errors, node_axes, objective, started, step
+from .solver import AGAIN, DAMPING, Frames, deviations, node_axes, objective, started, steps
 from .targets import make_targets
 from .tree import node_targets, point_positions
-from .whole import DAMP, Terms, corrected, foot_targets, make_job
+from .whole import DAMP, ROUNDING, Terms, corrected, foot_targets, make_job
 
 # %% ../../nbs/retarget/27_stream.ipynb #64090385
 NEAR_GROUND, SLOW = 0.03, 0.25   # m above the joint's lowest height, m/s
@@ -104,9 +104,9 @@ class Retargeter:
         config = config if isinstance(config, RetargetConfig) else load_config(self.robot.name if config is None else config)
         check_names(config, self.robot.body_names, joint_names, f"config of {self.robot.name}")
         self.human = HumanMotion(fps, np.zeros((1, len(joint_names), 3)), np.tile([1., 0, 0, 0], (1, len(joint_names), 1)), tuple(joint_names), (-1,)*len(joint_names), height)
-        self.job, self.terms, self.lift = make_job(self.robot, config, [self.human], Terms(), np.zeros(0)), terms, lift
+        self.job, self.terms, self.lift = make_job(self.robot, config, [self.human], Terms(), np.zeros(0, np.float32)), terms, lift
         self.slots, limit = [self.robot.joint_names.index(n) for n in self.job.tree.joint_names], self.robot.velocity_limit
-        self.most = np.full(self.job.tree.n, np.inf) if limit is None or not terms.velocity else terms.velocity*limit[self.slots]/fps*(1 - 1e-6)
+        self.most = np.full(self.job.tree.n, np.inf) if limit is None or not terms.velocity else np.maximum(terms.velocity*limit[self.slots]/fps - ROUNDING, 0)
         self.watch, self.feet, self.last = ContactWatch(fps), [Standing() for _ in self.job.soles], None
         self.seen = [joint_names.index(j) for j in ContactWatch.joints]
 
@@ -130,22 +130,20 @@ class Retargeter:
         f = self._stand(f, root_pos, pos, quat, marks, stands)
         self.last = f.quat, f.offset + root_pos.T, f.q
         dof = np.clip(robot.model.qpos0[robot.tree.qpos_adr], *robot.joint_range.T)
-        dof[self.slots] = f.q[:, 0]
-        return Pose(self.last[1][:, 0], f.quat[:, 0], dof, touch.copy())
+        dof[self.slots], turn = f.q[:, 0], f.quat[:, 0].astype(float)
+        return Pose(self.last[1][:, 0], turn/np.linalg.norm(turn), np.clip(dof, *robot.joint_range.T), touch.copy())
 
     def _free(self, pos, quat):
         "The frame without ground, and where its base starts `(1, 3)`."
         tree, config, w = self.job.tree, self.job.config, (self.job.wp2, self.job.wr2)
         cold, root_pos = started(tree, pos, quat, config.start_body, config.start_pose, self.job.like)
-        if self.last is None:
-            for damping in DAMPING + AGAIN: cold = step(tree, cold, *w, damping)
-            return cold, root_pos
-        base, place, q = self.last
-        low, high = np.maximum(cold.low, q - self.most[:, None]), np.minimum(cold.high, q + self.most[:, None])
-        warm = replace(cold, quat=base, offset=place - root_pos.T, q=q, low=low, high=high, held=q != q)
+        if self.last is None: return steps(tree, cold, *w, DAMPING + AGAIN), root_pos
+        (base, place, q), put = self.last, lambda x: np.asarray(x, np.float32)
+        low, high = put(np.maximum(cold.low, q - self.most[:, None])), put(np.minimum(cold.high, q + self.most[:, None]))
+        warm = replace(cold, quat=base, offset=put(place - root_pos.T), q=q, low=low, high=high, held=q != q)
         both = Frames(*(np.concatenate(x, -1) for x in zip(vars(warm).values(), vars(cold).values())))
-        for damping in DAMPING: both = step(tree, both, *w, damping)
-        cost = objective(*errors(tree, both)[3:], *w)
+        both = steps(tree, both, *w, DAMPING)
+        cost = objective(*deviations(tree, both), *w)
         best = both[[int(cost[1] < 0.5*cost[0])]]
         return replace(best, q=np.clip(best.q, low, high), low=low, high=high), root_pos
 
@@ -161,7 +159,14 @@ class Retargeter:
             goal_pos, goal_quat = foot_targets(job.tree, sole.rows[0], pos, quat) if sole.rows else (mark[None, 2], yaw_quat(np.zeros(1)))
             stances.append(follow(state, sole, goal_pos[0], goal_quat[0], toe, heel, self.human.fps))
         pos, quat = corrected(job, np.zeros(1, int), stances, pos, quat)
-        f = replace(f, pos=(pos - root_pos[:, None]).transpose(1, 2, 0), target=node_targets(job.tree, quat, float))
+        f = replace(f, pos=(pos - root_pos[:, None]).transpose(1, 2, 0).astype(np.float32), target=node_targets(job.tree, quat))
         loads = [ground_of(sole, stance, root_pos, self.terms.contact, self.terms.floor, job.like) for sole, stance in zip(job.soles, stances)]
-        for _ in range(3): f = step(job.tree, f, job.wp2, job.wr2, DAMP, loads)
-        return f
+        return steps(job.tree, f, job.wp2, job.wr2, 3*[DAMP], loads)
+
+    def motion(
+        self,
+        poses:list,  # of `step`, in a row
+    )->Motion:
+        "The poses as a `Motion`, without velocities and tracking errors."
+        stack = lambda name: np.stack([getattr(p, name) for p in poses])
+        return Motion(self.human.fps, stack("root_pos"), quat_unflip(stack("root_quat")), stack("dof_pos"), self.robot.joint_names, self.robot.name, contacts=stack("contacts"), contact_names=CONTACT_NAMES)

@@ -13,11 +13,11 @@ from .whole import PLAIN, Terms
 
 # %% ../../nbs/retarget/26_switches.ipynb #1eb234ac
 def parse_terms(
-    text:str,  # such as `all`, `none`, `contact,floor`, `smooth=7`
+    text:str,  # such as `all`, `none`, `contact,floor`, `smooth=6`
 )->Terms:
     "The terms; `ConfigError` names the word that is none, and the valid ones."
     words = [w.strip().lower() for w in text.split(",") if w.strip()]
-    valid = f"terms are {', '.join(Terms.model_fields)}, all or none, each by its name or as NAME=VALUE, for instance contact,floor or smooth=7"
+    valid = f"terms are {', '.join(Terms.model_fields)}, all or none, each by its name or as NAME=VALUE, for instance contact,floor or smooth=6"
     if not words: raise ConfigError(f"no term is named; {valid}")
     given = {} if all("=" in w for w in words) else PLAIN.model_dump()
     for word in words:

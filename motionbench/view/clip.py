@@ -144,6 +144,7 @@ def clip_data(
             "note": f"long clip: shows every {every}{'nd' if every == 2 else 'rd' if every == 3 else 'th'} frame" if every > 1 else "",
             "fps": motion.fps/every, "stride": every, "n_frames": frames.shape[1], "frames": frames, "start": [float(x) for x in frames[:7, 0]],
             "contacts": contact_marks(motion, robot, every), "tracks": [{**t, "values": np.ascontiguousarray(t["values"][:, ::every])} for t in make_tracks(series, motion, robot)]}
+    data["rise"] = float(max(0, motion.root_pos[:, 2].max() - motion.root_pos[0, 2]))
     if motion.torque is not None: data["torque"] = np.ascontiguousarray(motion.torque[::every, robot.joint_order(motion.joint_names)].T, np.float32)
     if ghost is not None: data["ghost"] = ghost_data(ghost, ghost_robot or robot, motion, every, beside)
     if human is not None: data["human"] = human_data(human, motion, every)

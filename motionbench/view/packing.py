@@ -43,15 +43,16 @@ def unpack(
     block:bytes,  # from `pack`
 ):
     "The packed value; arrays are read-only. `ValueError` if the block is damaged."
-    try: data = gzip.decompress(block)
-    except (OSError, EOFError, zlib.error) as e: raise ValueError(f"the block is damaged: {e}") from None
-    size, = struct.unpack_from("<I", data)
-    start = -(-(4 + size)//8)*8
     def revive(x):
         if "array" not in x: return x
         kind, shape, at = x["array"]
         return np.frombuffer(data, "<" + kind if kind != "u1" else kind, int(np.prod(shape)), start + at).reshape(shape)
-    return json.loads(data[4:4 + size].decode(), object_hook=revive)
+    try:
+        data = gzip.decompress(block)
+        size, = struct.unpack_from("<I", data)
+        start = -(-(4 + size)//8)*8
+        return json.loads(data[4:4 + size].decode(), object_hook=revive)
+    except (OSError, EOFError, ValueError, TypeError, zlib.error, struct.error) as e: raise ValueError(f"the block is damaged: {e}") from None
 
 # %% ../../nbs/view/02_packing.ipynb #522139c0
 def as_text(

@@ -111,11 +111,14 @@ def player(
     other = get(ghost_robot) if ghost_robot else robot if ghost is None or ghost.robot == motion.robot or set(ghost.joint_names) == set(robot.joint_names) else get(ghost.robot)
     for value, known, what in ((colour, (None, *COLOURS), "colour"), (theme, THEMES, "theme")):
         if value not in known: raise InvalidMotion(f"{what} is {value!r}; possible: {', '.join(str(k) for k in known)}")
+    lacks = {"velocity": robot.velocity_limit is None and f"{robot.name} has no known velocity limits", "torque": (motion.torque is None and "the motion has no torque") or (robot.effort_limit is None and f"{robot.name} has no known torque limits")}
+    if lacks.get(colour): raise InvalidMotion(f"links cannot be coloured by {colour}: {lacks[colour]}")
     if not -len(motion) <= frame < len(motion): raise InvalidMotion(f"frame is {frame}, the motion has {len(motion)}")
     title = title or Path(str(motion.source.get("file") or "")).stem
-    data = clip_data(motion, robot, ghost, other, human, series, title, beside)
+    scene, data = make_scene(robot), clip_data(motion, robot, ghost, other, human, series, title, beside)
+    if "meshes" not in scene.shows and scene.shows != "shapes": data["note"] = "; ".join(filter(None, [f"the robot's model has no meshes here: {scene.shows}", data["note"]]))
     options = {"theme": theme, "colour": colour or "", "autoplay": bool(autoplay), "frame": frame % len(motion)//data["stride"], "height": int(height)}
-    return Player(make_scene(robot), data, robot, make_scene(other) if ghost is not None and other is not robot else None, options)
+    return Player(scene, data, robot, make_scene(other) if ghost is not None and other is not robot else None, options)
 
 # %% ../../nbs/view/06_player.ipynb #0dab0d55
 def as_json(
@@ -201,7 +204,7 @@ def link_site(
     for page in sorted(folder.rglob("*.html")):
         html = page.read_text(encoding="utf-8")
         figures = [json.loads(unescape(m)) for m in re.findall(r'<figure class="motionbench-player" data-player="([^"]*)"', html)]
-        if not figures or "player/player.js" in html: continue
+        if not figures or 'player/player.js"></script>' in html: continue
         for f in figures:
             if f["key"] not in made: made[f["key"]] = _site_scene(f, find)
         for f in figures:

@@ -92,7 +92,8 @@ def drawn_geoms(
     found = {}
     for b in range(model.nbody):
         own = [g for g in shape if model.geom_bodyid[g] == b]
-        for choice in ([g for g in own if seen[g] and not hard[g]], [g for g in own if seen[g]], [g for g in own if hard[g]] if not seen[shape].any() else []):
+        meshes = [g for g in own if seen[g] and not hard[g] and model.geom_dataid[g] >= 0]
+        for choice in ([g for g in own if seen[g] and not hard[g]] if meshes else [], [g for g in own if seen[g]], [g for g in own if hard[g]] if not seen[shape].any() else []):
             if choice: found[b] = choice; break
     return found
 
@@ -160,7 +161,7 @@ def _lighten(parts, faces):
     return parts
 
 # %% ../../nbs/view/03_scene.ipynb #d4b9154d
-VERSION = 1     # of the scene's content; part of the key
+VERSION = 2     # of the scene's content; part of the key
 _FIELDS = ("geom_type", "geom_contype", "geom_conaffinity", "geom_group", "geom_bodyid", "geom_dataid", "geom_matid", "geom_size", "geom_pos", "geom_quat", "geom_rgba",
            "mat_rgba", "mesh_vert", "mesh_face", "mesh_vertadr", "mesh_vertnum", "mesh_faceadr", "mesh_facenum", "body_parentid", "body_pos", "body_quat", "body_jntadr",
            "body_jntnum", "jnt_type", "jnt_axis", "jnt_pos", "jnt_qposadr", "qpos0")

@@ -6,8 +6,8 @@ import {
 import { poses } from "./kinematics.js";
 
 const srgb = (r, g, b) => new Color().setRGB(r, g, b, SRGBColorSpace);
-const RAMP = [[0, srgb(0.82, 0.85, 0.88)], [0.5, srgb(0.80, 0.84, 0.87)], [0.8, srgb(0.93, 0.70, 0.22)], [1, srgb(0.78, 0.12, 0.20)]];
-const NO_LIMIT = srgb(0.62, 0.65, 0.68);
+const RAMP = [[0, srgb(0.66, 0.71, 0.76)], [0.5, srgb(0.66, 0.71, 0.76)], [0.8, srgb(0.93, 0.68, 0.16)], [1, srgb(0.78, 0.12, 0.20)]];
+const NO_LIMIT = srgb(0.42, 0.44, 0.47);
 
 export function ramp(share, out) {
   if (share === null) return out.copy(NO_LIMIT);
@@ -74,7 +74,7 @@ export class Robot extends Group {
     this.bodies = Array.from({ length: B }, () => { const g = new Group(); g.matrixAutoUpdate = false; this.add(g); return g; });
     this.skins = model.parts.map((part, i) => {
       const own = srgb(...part.rgba.slice(0, 3)), alpha = ghost ? 0.3 : part.rgba[3];
-      const material = new MeshLambertMaterial({ color: ghost ? srgb(0.20, 0.50, 0.78) : own, transparent: alpha < 1, opacity: alpha });
+      const material = new MeshLambertMaterial({ color: ghost ? srgb(0.20, 0.50, 0.78) : own, transparent: alpha < 1, opacity: alpha, polygonOffset: ghost, polygonOffsetFactor: 1, polygonOffsetUnits: 4 });
       const mesh = new Mesh(geometries(model)[i], material);
       mesh.castShadow = !ghost;
       mesh.receiveShadow = false;

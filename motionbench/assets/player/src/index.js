@@ -49,11 +49,11 @@ async function upgrade(figure) {
   const model = stored(`model-${about.key}`), ghostModel = about.ghostKey && stored(`model-${about.ghostKey}`);
   if (!model || !data) return;     // the picture stays
   const host = element("div");
-  const player = await mount(host, { ...about, model, ghostModel, clip: data.textContent, options });
-  figure.querySelector("img")?.remove();
+  const picture = figure.querySelector("img");
   figure.prepend(host);
+  const player = await mount(host, { ...about, model, ghostModel, clip: data.textContent, options });
+  picture?.remove();
   figure.player = player;
-  player?.stage && player.resetView();
 }
 
 function upgradeAll() {

@@ -9,10 +9,24 @@ import { Strip } from "./strip.js";
 const SPEEDS = [0.1, 0.25, 0.5, 1, 2, 4];
 const SHARE_NAMES = { limits: "joint range used", velocity: "speed / limit", torque: "torque / limit" };
 
+// Whether the player stands in something dark: JupyterLab says so, a page shows it; null where the reader's system decides.
+function surroundings(host) {
+  let jupyter;
+  try { jupyter = (host ? document : window.parent.document).body.dataset.jpThemeLight; } catch { /* a frame of another site */ }
+  if (jupyter) return jupyter === "false";
+  if (!host) return null;
+  for (let e = host; e; e = e.parentElement) {
+    const [r, g, b, a = 1] = getComputedStyle(e).backgroundColor.match(/[\d.]+/g)?.map(Number) ?? [0, 0, 0, 0];
+    if (a > 0.5) return 0.3 * r + 0.6 * g + 0.1 * b < 110;
+  }
+  return /dark/.test(getComputedStyle(document.documentElement).colorScheme) ? null : false;
+}
+
 export class Player {
   constructor(host, model, clip, options = {}) {
     Object.assign(this, { host, model, clip, options, frame: 0, playing: false, speed: 1, loop: options.loop ?? true, follow: options.follow ?? true, listeners: new Set(), durations: [] });
     this.still = clip.n_frames < 2;
+    this.state = new Float64Array(clip.frames.length / clip.n_frames);
     this.abort = new AbortController();
     this.#page();
     this.#figures();
@@ -42,11 +56,11 @@ export class Player {
     this.loopButton = button("loop", "Loop (L)", this.loop);
     this.followButton = button("follow", "Camera follows (F)", this.follow);
     this.homeButton = button("home", "Reset view (R)");
-    const more = element("div", { class: "mb-more" }, this.speedSelect, this.loopButton, this.followButton, this.homeButton);
-    this.#choices(more);
+    const more = element("div", { class: "mb-more" }, this.speedSelect, this.loopButton, this.followButton, this.homeButton), show = element("div", { class: "mb-more mb-show" });
+    this.#choices(show);
     const full = button("full", "Full screen");
     if (document.fullscreenEnabled) { more.append(full); this.#on(full, "click", () => document.fullscreenElement ? document.exitFullscreen() : this.root.requestFullscreen()); }
-    this.bar = element("div", { class: "mb-bar", role: "toolbar", "aria-label": "Playback" }, this.playButton, this.scrub, this.readout, more);
+    this.bar = element("div", { class: "mb-bar", role: "toolbar", "aria-label": "Playback" }, this.playButton, this.scrub, this.readout, show, more);
     for (const e of [this.playButton, this.scrub, this.speedSelect, this.loopButton]) e.disabled = dis;
     this.root = element("div", { class: `mb-player${this.options.page ? " mb-page" : ""}`, tabindex: 0, role: "group", "aria-label": `Player: ${clip.title || "motion"} on ${model.name}` }, this.view, this.bar);
     if (clip.tracks?.length) { this.strip = new Strip(clip.tracks, clip, f => { this.pause(); this.setFrame(f); }); this.root.append(this.strip.root); }
@@ -92,7 +106,6 @@ export class Player {
 
   #figures() {
     const { clip, model, stage } = this;
-    this.state = new Float64Array(clip.frames.length / clip.n_frames);
     this.robot = new Robot(model);
     stage.scene.add(this.robot);
     if (clip.ghost) {
@@ -109,8 +122,7 @@ export class Player {
   #observe() {
     const scheme = matchMedia("(prefers-color-scheme: dark)");
     const theme = () => {
-      const jupyter = document.body.dataset.jpThemeLight, wish = this.options.theme ?? "auto";
-      const dark = wish === "auto" ? (jupyter ? jupyter === "false" : scheme.matches) : wish === "dark";
+      const wish = this.options.theme ?? "auto", dark = wish === "auto" ? surroundings(this.options.page ? null : this.host) ?? scheme.matches : wish === "dark";
       this.root.classList.toggle("mb-dark", dark);
       this.stage.theme(dark);
       this.strip?.resize();
@@ -133,7 +145,7 @@ export class Player {
     Object.assign(this, { width: w, height: h });
     this.stage.resize(w, h);
     this.strip?.resize();
-    if (reframe) this.resetView();
+    if (reframe || !this.stage.size) this.resetView();
     this.draw();
   }
 
@@ -204,13 +216,13 @@ export class Player {
   setGhost(where) {
     if (!this.ghost) return;
     this.ghost.visible = where !== "off";
-    const side = where === "beside" ? 0.75 * this.#size() : 0, h = this.#heading();
+    const side = where === "beside" ? 0.7 * this.#size() : 0, h = this.#heading();
     this.ghost.position.set(-Math.sin(h) * -side, Math.cos(h) * -side, 0);
     this.draw();
   }
 
   #heading() { const [w, x, y, z] = this.clip.start.slice(3); return Math.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)); }
-  #size() { return Math.max(0.2, this.model.height, this.clip.human?.height ?? 0); }
+  #size() { return Math.max(0.2, Math.max(this.model.height, this.clip.human?.height ?? 0) + 0.75 * this.clip.rise); }
 
   setFrame(frame) {
     frame = Math.min(this.clip.n_frames - 1, Math.max(0, frame));
@@ -226,7 +238,7 @@ export class Player {
     const time = (whole / clip.fps).toFixed(2), end = ((clip.n_frames - 1) / clip.fps).toFixed(2), number = whole * (clip.stride ?? 1);
     this.scrub.setAttribute("aria-valuetext", `${time} of ${end} s, frame ${number}`);
     this.readout.replaceChildren(element("b", {}, time), ` / ${end} s`, element("span", { class: "mb-frame" }, `frame ${number}`));
-    this.strip?.draw(frame);
+    this.strip?.draw(frame, this.playing);
     if (whole !== this.told) { this.told = whole; this.#tell("frame"); }
     this.draw();
   }

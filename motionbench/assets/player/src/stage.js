@@ -32,6 +32,7 @@ export class Stage {
     this.controls = new OrbitControls(this.camera, canvas);
     Object.assign(this.controls, { enableDamping: false, maxPolarAngle: 0.495 * Math.PI, minDistance: 0.3, maxDistance: 60, zoomSpeed: 0.8 });
     this.quality = software ? 0.7 : 1;
+    this.software = software;
     this.target = new Vector3();
     this.#light(software ? 512 : 2048);
     this.#ground();
@@ -63,8 +64,9 @@ export class Stage {
     this.grid.material.uniforms.color.value.set(dark ? 0xaab4c2 : 0x39424e);
     this.grid.material.uniforms.strength.value = dark ? 0.26 : 0.24;
     this.floor.material.opacity = dark ? 0.42 : 0.2;
-    this.sky.intensity = dark ? 1.5 : 1.9;
-    this.rim.intensity = dark ? 1.5 : 0.8;
+    this.sky.intensity = dark ? 1.9 : 1.9;
+    this.fill.intensity = dark ? 0.6 : 0.25;
+    this.rim.intensity = dark ? 2.2 : 0.8;
   }
 
   // The size of what is shown decides distances, the reach of the ground and the shadow's frame.
@@ -111,7 +113,11 @@ export class Stage {
     this.camera.updateProjectionMatrix();
   }
 
-  render() { this.renderer.render(this.scene, this.camera); }
+  render() {
+    const map = this.renderer.shadowMap;
+    map.autoUpdate = !this.software || (this.count = (this.count ?? 0) + 1) % 2 === 0 || this.count < 4;     // every second shadow is enough there
+    this.renderer.render(this.scene, this.camera);
+  }
 
   dispose() {
     this.controls.dispose();

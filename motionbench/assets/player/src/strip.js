@@ -1,6 +1,8 @@
 // Curves and bars over time under the picture; a click or a drag goes to that time.
 import { element } from "./dom.js";
 
+const GUTTER = 44;     // for the numbers of the axis, right of the curves
+
 export class Strip {
   constructor(tracks, clip, seek) {
     this.clip = clip;
@@ -9,7 +11,7 @@ export class Strip {
     this.root.append(...this.tracks.map(t => t.row));
     const to = e => {
       const box = this.tracks[0].canvas.getBoundingClientRect();
-      seek(Math.round(Math.min(1, Math.max(0, (e.clientX - box.left) / box.width)) * (clip.n_frames - 1)));
+      seek(Math.round(Math.min(1, Math.max(0, (e.clientX - box.left) / (box.width - GUTTER))) * (clip.n_frames - 1)));
     };
     let down = false;
     this.root.addEventListener("pointerdown", e => { if (e.target.tagName !== "CANVAS" || clip.n_frames < 2) return; down = true; this.root.setPointerCapture(e.pointerId); to(e); });
@@ -18,11 +20,11 @@ export class Strip {
   }
 
   #track(track) {
-    const canvas = element("canvas", { "aria-hidden": "true" }), T = this.clip.n_frames;
+    const canvas = element("canvas", { "aria-hidden": "true" }), cursor = element("i", { class: "mb-cursor" }), T = this.clip.n_frames;
     const values = track.lines.map(line => element("b"));
     const legend = track.lines.map((line, i) => element("span", { class: "mb-key" }, element("i", { style: `background:${line.colour}` }), line.name, track.bars ? "" : " ", values[i]));
     const row = element("div", { class: "mb-track" }, element("div", { class: "mb-track-head" },
-      element("span", { class: "mb-track-name" }, track.name + (track.unit ? ` [${track.unit}]` : "")), ...legend), canvas);
+      element("span", { class: "mb-track-name" }, track.name + (track.unit ? ` [${track.unit}]` : "")), ...legend), element("div", { class: "mb-curves" }, canvas, cursor));
     const lines = track.lines.map((line, i) => ({ ...line, values: track.values.subarray(i * T, (i + 1) * T) }));
     let low = Infinity, high = -Infinity;
     for (const { values } of lines) for (const v of values) if (isFinite(v)) { low = Math.min(low, v); high = Math.max(high, v); }
@@ -32,7 +34,7 @@ export class Strip {
     if (high - low < 1e-9) { high += 0.5; low -= 0.5; }
     const pad = 0.06 * (high - low);
     const digits = Math.min(6, Math.max(0, 2 - Math.floor(Math.log10(Math.max(Math.abs(low), Math.abs(high))))));
-    return { ...track, lines, canvas, marks: values, digits, row, low: low - pad, high: high + pad, height: track.bars ? 11 * lines.length + 3 : 58 };
+    return { ...track, lines, canvas, cursor, marks: values, digits, row, low: low - pad, high: high + pad, height: track.bars ? 11 * lines.length + 3 : 58 };
   }
 
   resize() {
@@ -44,19 +46,14 @@ export class Strip {
       t.canvas.width = Math.round(width * ratio);
       t.canvas.height = Math.round(t.height * ratio);
       t.canvas.style.height = `${t.height}px`;
-      t.still = document.createElement("canvas");
-      t.still.width = t.canvas.width;
-      t.still.height = t.canvas.height;
-      const c = t.still.getContext("2d");
+      const c = t.canvas.getContext("2d");
       c.scale(ratio, ratio);
-      t.bars ? this.#bars(c, t, width, ink) : this.#lines(c, t, width, ink);
+      t.bars ? this.#bars(c, t, width - GUTTER, ink) : this.#lines(c, t, width - GUTTER, ink);
     }
-    this.ratio = ratio;
-    this.cursor = ink.getPropertyValue("--mb-ink");
     this.draw(this.frame ?? 0);
   }
 
-  #x(frame, width) { return this.clip.n_frames > 1 ? frame / (this.clip.n_frames - 1) * width : width / 2; }
+  #x(frame, width) { return this.clip.n_frames > 1 ? frame / (this.clip.n_frames - 1) * width : width / 2; }      // of the curves' width
 
   #bars(c, t, width, ink) {
     const T = this.clip.n_frames;
@@ -100,27 +97,26 @@ export class Strip {
     }
     c.fillStyle = ink.getPropertyValue("--mb-faint");
     c.font = "10px " + ink.fontFamily;
-    c.textAlign = "right";
+    c.textAlign = "left";
     const text = v => Math.abs(v) < 1e-9 ? "0" : Number(v.toPrecision(2)).toString().replace("-", "−"), span = t.high - t.low;
-    c.fillText(text(t.high - 0.057 * span), width - 4, 11);
-    c.fillText(text(t.low + 0.057 * span), width - 4, t.height - 4);
+    c.fillText(text(t.high - 0.057 * span), width + 6, 10);
+    c.fillText(text(t.low + 0.057 * span), width + 6, t.height - 2);
   }
 
-  draw(frame) {
+  // The curves stay as they are; a cursor moves over them.
+  draw(frame, playing = false) {
     this.frame = frame;
+    if (!this.width) return;
+    const x = this.#x(frame, this.width - GUTTER), now = performance.now();
+    for (const t of this.tracks) t.cursor.style.transform = `translateX(${(x - 0.75).toFixed(1)}px)`;
+    if (playing && now - this.written < 100) return;
+    this.written = now;
     const whole = Math.round(frame);
-    for (const t of this.tracks) {
-      if (!t.still) continue;
-      const c = t.canvas.getContext("2d");
-      c.clearRect(0, 0, t.canvas.width, t.canvas.height);
-      c.drawImage(t.still, 0, 0);
-      c.fillStyle = this.cursor;
-      c.fillRect(Math.min(t.canvas.width - 2, Math.max(0, Math.round(this.#x(frame, t.canvas.width)) - 1)), 0, Math.max(1, Math.round(1.25 * this.ratio)), t.canvas.height);
-      t.lines.forEach((line, i) => {
-        const v = line.values[whole];
-        const text = t.bars ? "" : isFinite(v) ? v.toFixed(t.digits).replace(/^-(0\.?0*)$/, "$1").replace("-", "−") : "–";
-        if (t.marks[i].textContent !== text) t.marks[i].textContent = text;
-      });
-    }
+    for (const t of this.tracks) t.lines.forEach((line, i) => {
+      const v = line.values[whole];
+      const text = t.bars ? "" : isFinite(v) ? v.toFixed(t.digits).replace(/^-(0\.?0*)$/, "$1").replace("-", "−") : "–";
+      if (t.marks[i].textContent !== text) t.marks[i].textContent = text;
+    });
   }
+  written = 0;
 }
