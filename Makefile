@@ -15,6 +15,7 @@ test: .venv/ready
 docs: .venv/ready
 	$(BIN)/python nbs/_site.py
 
+# LAB="--no-browser --port 8890" and the like are handed to JupyterLab.
 lab: .venv/ready
 	$(BIN)/jupyter lab --ServerApp.root_dir=nbs --LabApp.default_url=/lab/tree/tutorials/00_start.ipynb $(LAB)
 
@@ -25,7 +26,7 @@ player:
 	NODE_PATH=$(CURDIR)/build/player/node_modules build/player/node_modules/.bin/esbuild motionbench/assets/player/src/index.js --bundle --minify --format=esm --target=es2022 --loader:.css=text --legal-comments=none --log-level=warning "--banner:js=/* motionbench player, made by make player from sources $$(cat motionbench/assets/player/package.json motionbench/assets/player/src/* | sha256sum | cut -c1-16); contains three.js, see LICENSES */" --outfile=motionbench/assets/player/player.js
 
 screenshots: .venv/ready
-	$(BIN)/python tests/screenshots.py
+	set -e; for script in tests/screenshots*.py; do $(BIN)/python $$script; done
 
 .venv/ready: settings.ini pyproject.toml setup.py constraints.txt .ci/setup
 	@sh .ci/setup install $(PY)
@@ -35,7 +36,7 @@ help:
 	@echo 'make         set up .venv, then retarget, audit and convert the bundled clips into out/'
 	@echo 'make test    set up, run the examples of the notebooks, then pytest'
 	@echo 'make docs    set up, write README.md and the sidebar, build the site in _docs/, check its links'
-	@echo 'make lab     set up, open the notebooks in JupyterLab'
+	@echo 'make lab     set up, open the start notebook in JupyterLab; LAB="--no-browser --port 8890" for its options'
 	@echo 'make player  build the bundle of the 3-D player anew; needs npm'
 	@echo 'make screenshots   pictures of the player, pages and JupyterLab in out/screenshots; needs Chromium'
 	@echo

@@ -48,8 +48,9 @@ EXPLORERS = {
 
 def explorer_pictures():
     "Both explorers in JupyterLab, after a switch was moved or another clip was chosen."
-    cell = lambda source: dict(cell_type="code", id="a", metadata={}, source=source, outputs=[], execution_count=None)
-    book = lambda source: json.dumps(dict(cells=[cell(source)], metadata=dict(kernelspec=dict(name="python3", display_name="Python 3", language="python")), nbformat=4, nbformat_minor=5))
+    code = lambda source: dict(cell_type="code", id="code", metadata={}, source=source, outputs=[], execution_count=None)
+    empty = [dict(cell_type="markdown", id=f"empty{i}", metadata={}, source="") for i in range(6)]      # `opened` waits for more than five cells
+    book = lambda source: json.dumps(dict(cells=[code(source), *empty], metadata=dict(kernelspec=dict(name="python3", display_name="Python 3", language="python")), nbformat=4, nbformat_minor=5))
     for dark in (False, True):
         with tempfile.TemporaryDirectory() as folder:
             shutil.copytree(OUT/"run", f"{folder}/run")
@@ -79,9 +80,8 @@ def explorer_picture(browser, address, name, picture, **size):
 def main():
     if CHROMIUM is None: raise SystemExit("tests/screenshots_pages.py: no chromium on this machine")
     OUT.mkdir(parents=True, exist_ok=True)
-    if "lab" not in sys.argv:
-        with Browser() as browser: index_pictures(browser)
-    explorer_pictures()
+    with Browser() as browser: index_pictures(browser)
+    if "index" not in sys.argv: explorer_pictures()
 
 
 if __name__ == "__main__": main()

@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
     for name in ("one", "sub/two", ODD): write_npz(swing(), motions/f"{name}.npz")
     (motions/"broken.npz").write_bytes(b"PK\3\4 no archive")
     step = audit_folder(str(motions), out, "biped", n_jobs=1)
-    page = write_page(out, {"biped": "biped"}, [{"name": "audit", "clips": step.counts, "report": "reports/10_audit.ipynb"}], [{"step": "audit", **r} for r in step.failed], step.skipped, [motions], n_jobs=1)
+    page = write_page(out, {"biped": "biped"}, [{"name": "audit", "report": "reports/10_audit.ipynb"}], [{"step": "audit", **r} for r in step.failed], step.skipped, [motions], n_jobs=1)
     return out, motions, page
 
 

@@ -14,7 +14,7 @@ from .parser import common, not_itself, one_of, report, report_step
 from .robots import told
 from ..core.errors import ConfigError, MotionFormatError
 
-# %% ../../nbs/cli/04_retarget.ipynb #73840e51
+# %% ../../nbs/cli/04_retarget.ipynb #611ac020
 ABOUT = """Human motion onto a robot: one file, or every file of a folder. The robot follows the human within its joint ranges and speeds, its feet stand where the human's stand, \
 nothing sinks into the floor, and limbs keep apart. Frames, frame rate and contacts are those of the human."""
 
@@ -48,7 +48,7 @@ examples:
 
 Exit code: 0 done, 1 a file of the folder could not be processed (the others are), 2 wrong usage or unreadable input."""
 
-
+# %% ../../nbs/cli/04_retarget.ipynb #73840e51
 def add_retarget(commands):
     "The parser of `motionbench retarget`."
     p = commands.add_parser("retarget", help="human motion onto a robot: a file or a folder", description=ABOUT, epilog=MORE,
@@ -93,7 +93,7 @@ def places(
     if out.suffix not in (".npz", ".pkl"): raise ConfigError(f"{out}: the result of a file is a file, .npz or .pkl")
     return {r: not_itself(out, source) for r in own}
 
-
+# %% ../../nbs/cli/04_retarget.ipynb #167ccd54
 def retarget_file_command(args, source:Path)->int:
     "Retarget a file."
     from motionbench.io.gmr import write_gmr

@@ -75,7 +75,7 @@ def library_source(
     read = lambda row: (library[row["clip"]], cached_robot(row["robot"]))
     return Source(library.path.name, rows, read, lambda row: audit_dict(audit_motion(*read(row), gates or None, row["clip"]))["gates"])
 
-
+# %% ../../nbs/pipeline/07_browse.ipynb #cc32345e
 def source_of(
     where,  # run, folder, file, library or `MotionLibrary`
     robot:str="", gates:str="", n_jobs:int|None=None, # as in `folder_source`

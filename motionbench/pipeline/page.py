@@ -122,7 +122,7 @@ def run_entries(
 def run_sections(
     out:Path,  # the run's folder
     entries:list,  # of `Entry`
-    steps:list,  # dicts with name, clips and report
+    steps:list,  # dicts with name and report
     failed:list,  # rows of what could not be processed
     skipped:list,  # rows of file and reason
 )->list[tuple]:
@@ -131,7 +131,8 @@ def run_sections(
     sections = [("Grades", grade_bar(entries))] if any(e.grade != "n/a" for e in entries) else []
     if gates: sections.append(("Where clips fail", gates_html(gates)))
     if failed: sections.append(("Not processed", rows_html([{k: r[k] for k in ("step", "robot", "clip", "error")} for r in failed])))
-    if steps: sections.append(("Steps", rows_html([{"step": s["name"], "clips": s["clips"], "report": ("notebook", s["report"])} for s in steps])))
+    done = lambda name: len(read_step(out, name).rows) if index_path(out, name).is_file() else None
+    if steps: sections.append(("Steps", rows_html([{"step": s["name"], "clips": done(s["name"]), "report": ("notebook", s["report"])} for s in steps])))
     if skipped: sections.append(("Files that are no motion", f"<details><summary>{len(skipped)} skipped</summary>{rows_html(skipped)}</details>"))
     return sections
 
@@ -139,7 +140,7 @@ def run_sections(
 def write_page(
     out,  # the run's folder
     robots:dict,  # robot name -> what it was given as
-    steps:list=(),  # dicts with name, clips and report, as in a `Summary`
+    steps:list=(),  # dicts with name and report, as in a `Summary`
     failed:list=(), skipped:list=(), # rows of a `Summary`
     places:list=(),  # folders that the page shall not name
     n_jobs:int|None=None, force:bool=False, # as in `map_clips`

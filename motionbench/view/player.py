@@ -6,11 +6,12 @@
 __all__ = ['BUNDLE', 'COLOURS', 'THEMES', 'PAGE', 'script', 'Player', 'display_as', 'player', 'as_json', 'block_html', 'about',
            'page_html', 'picture_html', 'figure_html', 'complete_page', 'link_site', 'frame_html']
 
-# %% ../../nbs/view/06_player.ipynb #e8b5851c
+# %% ../../nbs/view/06_player.ipynb #8c1522ed
 import base64
 import json
 import os
 import re
+import sys
 from dataclasses import dataclass
 from functools import cache, cached_property
 from html import escape, unescape
@@ -81,9 +82,8 @@ def display_as(
     wish = os.environ.get("MOTIONBENCH_PLAYER", "")
     if wish in ("page", "figure"): return wish
     if wish: raise InvalidMotion(f"MOTIONBENCH_PLAYER is {wish!r}; page or figure is possible")
-    try: shell = get_ipython()
-    except NameError: return "page"
-    return "page" if getattr(shell, "kernel", None) is not None else "figure"
+    ipython = sys.modules.get("IPython")
+    return "page" if ipython is None or getattr(ipython.get_ipython(), "kernel", None) is not None else "figure"
 
 # %% ../../nbs/view/06_player.ipynb #22bc30c1
 COLOURS = ("limits", "velocity", "torque")

@@ -50,7 +50,7 @@ def plot_human(
     ax=None,  # matplotlib axes
 ):
     "Stick figures along the way; on the spot they stand beside each other."
-    ax, frames = new_axes(ax, (7, 1.9)), np.linspace(0, len(human) - 1, min(moments, len(human))).astype(int)
+    ax, frames = new_axes(ax, (7, 2.2)), np.linspace(0, len(human) - 1, min(moments, len(human))).astype(int)
     pelvis = human.joint_pos[:, 0, :2]
     way = pelvis[-1] - pelvis[0]
     far = np.linalg.norm(way)
@@ -84,7 +84,7 @@ def draw_sole_height(
     ax.axhline(0, color=INK, lw=0.8)
     step = times[1] - times[0] if len(times) > 1 else 1
     for row, (side, h) in enumerate(height.items()):
-        ax.plot(times, 100*h, _dot(times), color=SIDES[side], ls=DASHES[side], lw=1.2, label=side)
+        ax.plot(times, 100*h, marker=_dot(times), color=SIDES[side], ls=DASHES[side], lw=1.2, label=side)
         if contact is None: continue
         for a, b in intervals(contact[side]):
             ax.fill_between([times[a], times[b-1] + step], low - band*(1.35*row + 0.4), low - band*(1.35*row + 1.4), color=SIDES[side], alpha=0.75, lw=0)
@@ -146,7 +146,7 @@ def plot_joints(
     robot, ax = _robot(motion, robot), new_axes(ax)
     for (name, colour, dash) in zip(joints, *_looks(joints)):
         angle = np.degrees(motion.dof_pos[:, motion.joint_names.index(name)])
-        ax.plot(motion.times, angle, _dot(motion.times), color=colour, ls=dash, label=_plain(name))
+        ax.plot(motion.times, angle, marker=_dot(motion.times), color=colour, ls=dash, label=_plain(name))
         room = 0.5*max(np.ptp(angle), 20)
         for end in np.degrees(robot.joint_range[robot.joint_names.index(name)]):
             if angle.min() - room < end < angle.max() + room: ax.axhline(end, color=colour, lw=0.7, ls=(0, (1, 2)))
@@ -173,7 +173,7 @@ def plot_torque(
     joints = [joints] if isinstance(joints, str) else list(joints)
     if unknown := [j for j in joints if j not in motion.joint_names]: raise InvalidMotion(f"no joint {', '.join(unknown)}; the motion has {', '.join(motion.joint_names)}")
     ax = new_axes(ax)
-    for (name, colour, dash) in zip(joints, *_looks(joints)): ax.plot(motion.times, motion.torque[:, motion.joint_names.index(name)], _dot(motion.times), color=colour, ls=dash, label=_plain(name))
+    for (name, colour, dash) in zip(joints, *_looks(joints)): ax.plot(motion.times, motion.torque[:, motion.joint_names.index(name)], marker=_dot(motion.times), color=colour, ls=dash, label=_plain(name))
     return key(tidy(ax, "torque [N·m]", motion.times))
 
 # %% ../../nbs/view/01_plots.ipynb #165f3122
@@ -254,7 +254,7 @@ def draw_root_height(
     root_pos:np.ndarray,  # `(T, 3)` m
 ):
     "Height of the root; returns `ax`."
-    ax.plot(times, root_pos[:, 2], _dot(times), color=INK, lw=1.2)
+    ax.plot(times, root_pos[:, 2], marker=_dot(times), color=INK, lw=1.2)
     tidy(ax, "root height [m]", times)
     low, high = root_pos[:, 2].min(), root_pos[:, 2].max()
     room = max(0.1*(high - low), 0.05)
@@ -316,7 +316,7 @@ def plot_grades(
         for text in numbers: text.set_bbox(dict(fc="white", lw=0, pad=1, alpha=0.85) if text.get_text() else None)
         ends += counts
     tidy(ax, "grades of the clips")
-    ax.set(yticks=np.arange(len(bars)), yticklabels=bars, ylim=(len(bars) - 0.5, -0.5), xlim=(0, max(1, ends.max(initial=1))))
+    ax.set(yticks=np.arange(len(bars)), yticklabels=bars, ylim=(max(1, len(bars)) - 0.5, -0.5), xlim=(0, max(1, ends.max(initial=1))))
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_xlabel("number of clips [1]", fontsize=8, color=INK)
     return key(ax)

@@ -24,7 +24,7 @@ STYLE = {
     "text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": FAINT,
     "axes.titlelocation": "left", "axes.titlepad": 4, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
     "xtick.major.size": 0, "ytick.major.size": 0, "axes.grid": True, "axes.grid.axis": "y", "grid.color": FAINT, "grid.linewidth": 0.6, "axes.axisbelow": True,
-    "lines.linewidth": 1.2, "legend.frameon": False, "image.cmap": "cividis", "figure.facecolor": "white", "figure.dpi": 80,
+    "lines.linewidth": 1.2, "legend.frameon": False, "image.cmap": "cividis", "figure.facecolor": "white", "figure.dpi": 92,
     "savefig.dpi": 200, "pdf.fonttype": 42,     # letters stay letters in a PDF
 }
 

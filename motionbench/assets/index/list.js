@@ -1,5 +1,6 @@
 // A table with one chosen row for notebooks (anywidget). Only rows in sight are in the page.
 const HEIGHT = 30;
+const WIDTHS = { clip: "minmax(96px, 2fr)", robot: "minmax(88px, 1.3fr)", grade: "72px", seconds: "44px", failed: "minmax(90px, 2fr)" };
 const GRADES = ["pass", "warn", "fail", "n/a", "error"];
 const make = (tag, attributes = {}, ...children) => {
   const e = document.createElement(tag);
@@ -18,7 +19,7 @@ function render({ model, el }) {
     const rows = model.get("rows"), columns = Object.entries(model.get("columns")), chosen = model.get("selected");
     const first = Math.max(0, Math.floor(root.scrollTop / HEIGHT) - 5), last = Math.min(rows.length, first + Math.ceil((root.clientHeight || 300) / HEIGHT) + 12);
     root.setAttribute("aria-rowcount", rows.length + 1);
-    root.style.setProperty("--mb-columns", columns.map(([k]) => k === "clip" ? "minmax(110px, 2.2fr)" : k === "failed" ? "minmax(90px, 2fr)" : "minmax(52px, 1fr)").join(" "));
+    root.style.setProperty("--mb-columns", columns.map(([k]) => WIDTHS[k] ?? "minmax(52px, 1fr)").join(" "));
     head.replaceChildren(...columns.map(([, name]) => make("span", { role: "columnheader" }, name)));
     body.style.height = `${Math.max(1, rows.length) * HEIGHT}px`;
     body.replaceChildren(...(rows.length ? [] : [make("p", {}, "no clip fits")]));
