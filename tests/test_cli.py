@@ -124,7 +124,8 @@ def test_bad_files_of_a_folder_are_listed_and_the_rest_is_made(cli, tmp_path):
     assert all(word in failed[name].lower() and "\n" not in failed[name] for name, word in words.items() if name in failed)
     assert set(words) - set(failed) <= set(), "what claims to be motion is a failure, not something else"
     made = sorted(p.relative_to(tmp_path/"result").as_posix() for p in (tmp_path/"result").rglob("*") if p.is_file() and ".motionbench" not in p.parts)
-    assert made == sorted(["summary.json", "summary.md", *(f"reports/{n}.ipynb" for n in ("10_retarget", "20_audit", "30_amp")),
+    made = [n for n in made if not n.startswith(("view/model-", "view/player.js"))]
+    assert made == sorted(["index.html", "view/biped/deep/run.js", "view/biped/deep/run.jpg", "summary.json", "summary.md", *(f"reports/{n}.ipynb" for n in ("10_retarget", "20_audit", "30_amp")),
                            *(f"retarget/biped/deep/run.{s}" for s in ("npz", "pkl")), *(f"audit/biped/deep/run.{s}" for s in ("json", "png")),
                            *(f"amp/biped/deep/run_amp.{s}" for s in ("npz", "pkl", "joint_order.json"))])
     assert not (tmp_path/"bomb_went_off").exists()
@@ -192,7 +193,8 @@ def test_both_engines_make_the_same(cli, walks, tmp_path):
         assert code == 0, err
     assert {n for n in files("inprocess")} == {n for n in files("kernel")}
     for n in files("inprocess"):
-        if not n.startswith("reports"): assert Path("inprocess", n).read_bytes() == Path("kernel", n).read_bytes(), n
+        same = lambda engine: Path(engine, n).read_bytes().replace(engine.encode(), b"ENGINE")      # the page is named after its folder
+        if not n.startswith("reports"): assert same("inprocess") == same("kernel"), n
     from test_pipeline import outputs
     fast, slow = (outputs(f"{e}/reports/10_retarget.ipynb") for e in ("inprocess", "kernel"))
     assert fast == slow and any("image/png" in o.get("data", {}) for _, cell in fast for o in cell)
