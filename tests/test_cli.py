@@ -193,7 +193,8 @@ def test_both_engines_make_the_same(cli, walks, tmp_path):
         assert code == 0, err
     assert {n for n in files("inprocess")} == {n for n in files("kernel")}
     for n in files("inprocess"):
-        same = lambda engine: Path(engine, n).read_bytes().replace(engine.encode(), b"ENGINE")      # the page is named after its folder
+        read = lambda engine: Path(engine, n).read_bytes()
+        same = lambda engine: read(engine).replace(b"<title>" + engine.encode(), b"").replace(f"<h1>{engine}".encode(), b"") if n == "index.html" else read(engine)   # the page is named after its folder
         if not n.startswith("reports"): assert same("inprocess") == same("kernel"), n
     from test_pipeline import outputs
     fast, slow = (outputs(f"{e}/reports/10_retarget.ipynb") for e in ("inprocess", "kernel"))

@@ -108,7 +108,7 @@ def retarget_file_command(args, source:Path)->int:
     if not args.auto: check_configs(robots, args.config, human.joint_names)
     made = propose_configs(robots, next(iter(out.values())).parent, args.config) if args.auto else {}
     rows, (proposals, text) = [], told(made)
-    announce_compiling(args.solver, args.device)
+    if len(human) > 1: announce_compiling(args.solver, args.device)
     for name, given in robots.items():
         motion = retarget_file(source, given, fps=args.fps, config=str(made[name]["yaml"]) if made else args.config, body_models=args.body_models, level=args.level, options=options, **how)
         (write_gmr if out[name].suffix == ".pkl" else write_npz)(motion, out[name])
