@@ -2001,6 +2001,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'motionbench/retarget/whole.py'),
                                             'motionbench.retarget.whole.Terms': ( 'retarget/whole.html#terms',
                                                                                   'motionbench/retarget/whole.py'),
+                                            'motionbench.retarget.whole.Terms._no_crawl': ( 'retarget/whole.html#terms._no_crawl',
+                                                                                            'motionbench/retarget/whole.py'),
                                             'motionbench.retarget.whole.calm_base': ( 'retarget/whole.html#calm_base',
                                                                                       'motionbench/retarget/whole.py'),
                                             'motionbench.retarget.whole.clip_numbers': ( 'retarget/whole.html#clip_numbers',

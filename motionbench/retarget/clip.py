@@ -82,8 +82,9 @@ def _motion(robot, config, human, contacts, tilt, found, qpos, lift, solver, ter
                             feet_tilt_deg=tilt, ground=ground, ground_shift=round(float(lift), 6), mean_cost=round(float(found.cost.mean()), 4))
 
 
-def _checked(robot, config, humans, solver, ground):
+def _checked(robot, config, humans, solver, ground, terms):
     "Robot and config, with every name of the config found in the robot and in the clips."
+    if not isinstance(terms, Terms): raise ConfigError(f"terms is {terms!r}, expected Terms(...), or PLAIN for tracking only")
     robot = robot if isinstance(robot, Robot) else load_robot(robot)
     name = robot.name if config is None else config
     config = config if isinstance(config, RetargetConfig) else load_config(name)
@@ -141,8 +142,10 @@ def retarget_many(
 )->list[Motion]:
     "One `Motion` for each clip; a config that does not fit raises `ConfigError`, a clip of one frame `InvalidMotion`."
     if not humans: return []
-    robot, config = _checked(robot, config, humans, solver, ground)
+    robot, config = _checked(robot, config, humans, solver, ground, terms)
     clips, bar = [prepared(h, fps, level) for h in humans], None
+    slow = min(h.fps for h, *_ in clips)
+    if slow < 5 and solver != "mink" and terms != PLAIN: raise InvalidMotion(f"the terms of the solver need at least 5 frames per second, this clip has {slow:g}; take more, or track only (terms none)")
     if progress:
         announce_compiling(solver, device)
         from tqdm.auto import tqdm

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['parse_terms', 'terms_text']
 
-# %% ../../nbs/retarget/17_switches.ipynb #cbb79752
+# %% ../../nbs/retarget/17_switches.ipynb #36cbffc2
 from difflib import get_close_matches
 
 from ..core.errors import ConfigError
 from .whole import PLAIN, Terms
 
-# %% ../../nbs/retarget/17_switches.ipynb #1eb234ac
+# %% ../../nbs/retarget/17_switches.ipynb #3ca67146
 def parse_terms(
     text:str,  # such as `all`, `none`, `contact,floor`, `smooth=6`
 )->Terms:
@@ -20,6 +20,7 @@ def parse_terms(
     valid = f"terms are {', '.join(Terms.model_fields)}, all or none, each by its name or as NAME=VALUE, for instance contact,floor or smooth=6"
     if not words: raise ConfigError(f"no term is named; {valid}")
     given = {} if all("=" in w for w in words) else PLAIN.model_dump()
+    if len({"all", "none"} & set(words)) == 2: raise ConfigError(f"all and none contradict each other; {valid}")
     for word in words:
         name, eq, value = word.partition("=")
         if name in ("all", "none") and not eq: given = (Terms() if name == "all" else PLAIN).model_dump()
@@ -36,9 +37,10 @@ def _weight(name, value):
     except ValueError: number = -1.0
     switch = isinstance(getattr(Terms(), name), bool)
     if not 0 <= number < float("inf") or switch and number not in (0, 1): raise ConfigError(f"term {name}={value}: {'0 or 1' if switch else 'a number that is 0 or more'} is expected")
+    if name == "smooth" and 0 < number < 2: raise ConfigError(f"term smooth={value}: below 2 Hz it would filter the motion away; give at least 2, or 0 for none")
     return bool(number) if switch else number
 
-# %% ../../nbs/retarget/17_switches.ipynb #abaef4b7
+# %% ../../nbs/retarget/17_switches.ipynb #9dfbb071
 def terms_text(
     terms:Terms,
 )->str:
