@@ -610,7 +610,7 @@ def test_repair_mends_a_copy_and_says_so(cli, tmp_path):
     assert np.abs(mended.root_pos - motion.root_pos[:len(mended)]).max() < 0.04 and mended.source["steps"][-1]["step"] == "repair"
     assert (tmp_path/"held.npz").read_bytes() == before
     code, out, _ = cli("audit", "out/repaired", "--repair", "--out", "again")
-    assert "1 clips: 0 with a better grade than before, 0 with a worse one, 1 left as they were" in out
+    assert "1 clips: 0 with a better grade than before, 0 with a worse one, 0 changed at the same grade, 1 left as they were" in out
 
 
 def test_repair_says_what_it_cannot_mend(cli, tmp_path):

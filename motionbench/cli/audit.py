@@ -37,7 +37,7 @@ def repair_report(
     from motionbench.audit.mend import change_table
     notes = [f"{row['clip']}: {line}" for row in rows for line in (*row["done"], *(f"left: {f['finding']}" for f in row["left"]))]
     gain = [RANK.index(row["grade_after"]) - RANK.index(row["grade_before"]) for row in rows]
-    told = f"{len(rows)} clips: {sum(g > 0 for g in gain)} with a better grade than before, {sum(g < 0 for g in gain)} with a worse one, {sum(not row['done'] for row in rows)} left as they were"
+    told = f"{len(rows)} clips: {sum(g > 0 for g in gain)} with a better grade than before, {sum(g < 0 for g in gain)} with a worse one, {sum(not g and bool(row['done']) for g, row in zip(gain, rows))} changed at the same grade, {sum(not row['done'] for row in rows)} left as they were"
     many = len(rows) > 3
     rows = [{**row, "changed": [c for c in row["changed"] if not many or c["result_before"] != c["result_after"]]} for row in rows]
     changed = [row for row in rows if row["changed"]]

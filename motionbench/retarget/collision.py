@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NEAR', 'ARM', 'LEG', 'STANDING', 'TRUNK', 'GAP', 'PUSH', 'limbs', 'only_pairs', 'Finder', 'Apart', 'keep_apart']
 
-# %% ../../nbs/retarget/10_collision.ipynb #66811583
+# %% ../../nbs/retarget/10_collision.ipynb #cadfa663
 from dataclasses import dataclass
 
 import mujoco
@@ -17,7 +17,7 @@ from .elimination import cross
 from .ground import push_load
 from .tree import SolverTree, constant, empty
 
-# %% ../../nbs/retarget/10_collision.ipynb #d7bea292
+# %% ../../nbs/retarget/10_collision.ipynb #2f1a86d6
 NEAR = 0.02   # m, closer bodies are remembered
 
 
@@ -54,7 +54,7 @@ def only_pairs(
     model.body_contype[:], model.body_conaffinity[:] = own, partners
     model.geom_contype[:], model.geom_conaffinity[:] = own[model.geom_bodyid]*geoms, partners[model.geom_bodyid]*geoms
 
-# %% ../../nbs/retarget/10_collision.ipynb #0f3440f9
+# %% ../../nbs/retarget/10_collision.ipynb #7f961270
 class Finder:
     "Looks for bodies of a robot that are close to each other."
 
@@ -85,7 +85,7 @@ class Finder:
         keep = np.sort(keep[np.unique(pair[keep], return_index=True)[1]])
         return frame[keep], body[keep], pos[keep], normal[keep], dist[keep]
 
-# %% ../../nbs/retarget/10_collision.ipynb #b5f9c761
+# %% ../../nbs/retarget/10_collision.ipynb #a6ab8559
 GAP = 0.005   # m, wanted between limbs
 PUSH = 200.0   # 1/m
 
@@ -127,7 +127,7 @@ def keep_apart(
 )->Apart:
     "The pushes of what was found."
     frame, body, pos, normal, dist = found
-    node, xp, slots = finder.node[body].T, namespace(R), []
+    node, slots = finder.node[body].T, []
     ends = (pos - origin[frame] - sign*0.5*dist[:, None]*normal for sign in (1, -1))
     local = tuple((R[n, :, :, frame]*(constant(x, R) - P[n, :, frame])[:, None]).sum(2) for n, x in zip(node, ends))
     ease = np.where((finder.foot[node] >= 0) & standing[finder.foot[node], frame], STANDING, finder.ease[node])

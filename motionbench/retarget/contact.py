@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core.rotation import matrix_to_quat, quat_conj, quat_exp, quat_log, quat_mul, quat_rotate, yaw_quat
-from .tree import SolverTree, kinematics, point_positions
+from .tree import SolverTree, kinematics
 
 # %% ../../nbs/retarget/08_contact.ipynb #ebf1bdd9
 @dataclass(frozen=True, eq=False)
