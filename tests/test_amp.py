@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from scipy.spatial.transform import Rotation
 
-from motionbench.amp.features import AmpClip, amp_features, order_joints, world_velocities
-from motionbench.amp.files import read_amp, write_amp
+from motionbench.amp.dataset import AmpDataset, describe_dataset
+from motionbench.amp.features import amp_features, order_joints
+from motionbench.amp.files import read_amp, world_velocities, write_amp
 from motionbench.amp.layout import AmpLayout, joint_order, robot_layout
 from motionbench.core.errors import ConfigError, InvalidMotion, MotionFormatError, RobotError
 from motionbench.core.motion import Motion, concatenate, transform
@@ -88,7 +89,7 @@ def test_joint_order_from_a_config_file_else_from_the_model(biped, tmp_path):
     assert joint_order(bare) == (biped.joint_names, "model order of biped")
     wild = wild_clip(biped)
     by_file, by_model = amp_features(wild, biped, config=path), amp_features(wild, bare)
-    assert by_file.meta["joint_names"] == names and by_file.meta["joint_order_source"] == "actuators.joints of order.yaml"
+    assert by_file.layout.joint_names == tuple(names) and by_file.meta["joint_order_source"] == "actuators.joints of order.yaml"
     for block in ("joint_positions", "joint_velocities"):
         assert (by_file[block] == by_model[block][:, [biped.joint_names.index(n) for n in names]]).all()
     assert (by_file.features[:, 18:] == by_model.features[:, 18:]).all()
@@ -218,7 +219,7 @@ def test_resampling_is_consistent(biped):
     at = {fps: amp_features(dense, biped, fps) for fps in (25, 50, 100, 300)}
     for fps, clip in at.items():
         step = fps//25
-        assert len(clip) == 2*fps + 1 and clip.meta["duration_sec"] == 2
+        assert len(clip) == 2*fps + 1 == clip.clips[0].frames
         for block in ("joint_positions", "root_height"): assert np.abs(clip[block][::step] - at[25][block]).max() < 1e-12
     for block in ("joint_velocities", "root_linear_velocity", "root_angular_velocity"):
         error = [np.abs(at[fps][block][::fps//25] - at[300][block][::12])[1:-1].max() for fps in (25, 50, 100)]
@@ -265,8 +266,8 @@ def test_angular_velocity_is_that_of_differentiate_pos(biped):
 
 def test_without_contacts(biped):
     clip = amp_features(wild_clip(biped), biped, contacts="none")
-    assert clip.layout.dim == 25 == clip.features.shape[1] and clip.meta["contact_names"] == [] and clip.meta["contacts"] == {"method": "none"}
-    with pytest.raises(ConfigError, match="'guess', expected sole or none"): amp_features(wild_clip(biped), biped, contacts="guess")
+    assert clip.layout.dim == 25 == clip.features.shape[1] and clip.layout.contact_names == () and clip.meta["contacts"] == {"method": "none"}
+    with pytest.raises(ConfigError, match="contact rule of exact is 'guess', expected sole or none"): amp_features(wild_clip(biped), biped, contacts="guess")
 
 
 def test_what_cannot_be_differenced_is_refused(biped):
@@ -276,14 +277,14 @@ def test_what_cannot_be_differenced_is_refused(biped):
 
 
 def test_metadata_states_every_convention(biped):
-    meta = amp_features(wild_clip(biped, fps=33.224), biped, contact_height=.03, contact_speed=.3).meta
+    meta = describe_dataset(amp_features(wild_clip(biped, fps=33.224), biped, contact_height=.03, contact_speed=.3))
     assert json.loads(json.dumps(meta)) == meta
-    assert {"version", "robot", "source_file", "fps", "dt", "num_frames", "duration_sec", "time_base", "units", "world", "heading", "velocities", "feature_dim", "layout",
-            "joint_names", "joint_order_source", "contact_names", "contacts", "source"} <= set(meta)
-    assert meta["fps"] == 50 and meta["source_file"] == "wild.npz" and meta["duration_sec"] == (meta["num_frames"] - 1)/50
-    assert meta["contacts"]["height_m"] == .03 and meta["contacts"]["speed_m_s"] == .3
-    steps = [s["step"] for s in meta["source"]["steps"]]
-    assert "resample" in steps and 0 <= next(s for s in meta["source"]["steps"] if s["step"] == "resample")["remainder_s"] < 1/50
+    assert {"version", "robot", "fps", "dt", "num_frames", "time_base", "units", "world", "heading", "feature_dim", "layout", "blocks", "joint_names", "joint_order_source",
+            "contact_names", "contacts", "velocity", "clips", "clip_starts"} <= set(meta)
+    assert meta["fps"] == 50 and meta["contacts"]["height_m"] == .03 and meta["contacts"]["speed_m_s"] == .3 and all(b["frame"] and b["unit"] and b["estimator"] for b in meta["blocks"])
+    source = meta["clips"][0]["source"]
+    resampled = next(s for s in source["steps"] if s["step"] == "resample")
+    assert source["file"] == "wild.npz" and 0 <= resampled["remainder_s"] < 1/50
 
 
 # ---- files
@@ -296,10 +297,10 @@ def clip(biped): return amp_features(transform(wild_clip(biped), 1.0, [2, 3, 0])
 def test_files_round_trip(clip, tmp_path, suffix):
     path = write_amp(clip, tmp_path/"deep"/f"wild{suffix}")
     back = read_amp(path)
-    assert isinstance(back, AmpClip) and back.layout == clip.layout and back.fps == 50
+    assert isinstance(back, AmpDataset) and back.layout == clip.layout and back.fps == 50 and back.clips == clip.clips
     assert np.array_equal(back.features, clip.features.astype(np.float32))
     assert np.abs(back.root_pos - clip.root_pos).max() < 1e-6 and np.abs(back.root_quat - clip.root_quat).max() < 1e-6
-    assert {k: back.meta[k] for k in clip.meta} == clip.meta
+    assert back.meta == clip.meta and describe_dataset(back) == describe_dataset(clip)
     assert sorted(p.name for p in path.parent.iterdir()) == sorted([path.name, "wild.joint_order.json"])
     order = json.loads((path.parent/"wild.joint_order.json").read_text())
     assert order["joint_names"] == list(clip.layout.joint_names) and order["joint_order_source"] == clip.meta["joint_order_source"]
@@ -323,8 +324,8 @@ def test_the_pickle_is_the_guides(clip, biped, tmp_path):
 
 @pytest.mark.parametrize("change, words", [
     (dict(feature_dim=27), "feature_dim is 27, but amp_metadata says 29"), (dict(joint_names=["a"]), r"joint_names is \['a'\]"), (dict(fps=30.0), "fps is 30.0"),
-    (dict(features=np.zeros((5, 27), np.float32)), r"feature_dim is 29, but features have shape \(5, 27\)"), (dict(features=np.zeros((5, 29), np.float32)), r"expected \(5, 3\)"),
-    (dict(features=np.full((151, 29), np.nan)), "not finite at frame 0"), (dict(amp_metadata={}), "does not state joint_names"), (dict(amp_metadata=[1]), "does not state"),
+    (dict(features=np.zeros((5, 27), np.float32)), r"feature_dim is 29, but features have shape \(5, 27\)"), (dict(features=np.zeros((5, 29), np.float32)), "clips of 151 frames do not make 5 rows"),
+    (dict(features=np.full((151, 29), np.nan)), "features is nan at frame 0, column 0"), (dict(amp_metadata={}), "does not state joint_names"), (dict(amp_metadata=[1]), "does not state"),
     (dict(root_rot=3), "lacks root_quat"), (dict(root_rot=[[1, 2, 3, 4]]), "lacks root_quat"), (dict(features=None), "lacks features")])
 def test_a_pickle_that_contradicts_itself_is_refused(clip, tmp_path, change, words):
     path = write_amp(clip, tmp_path/"wild.pkl")
@@ -334,7 +335,7 @@ def test_a_pickle_that_contradicts_itself_is_refused(clip, tmp_path, change, wor
 
 
 @pytest.mark.parametrize("change, words", [
-    (dict(joint_names=["a", "b"]), "2 joint_names and 4 contacts make 15 features, but feature_dim is 29"), (dict(contact_names=[]), "0 contacts make 25"),
+    (dict(joint_names=["a", "b"]), "2 joint_names for dof_pos of 9 columns"), (dict(contact_names=[]), "0 contacts make 25"),
     (dict(version="wildrobot-v1"), "layout version wildrobot-v1"), (dict(version=None), "does not state version"), (dict(fps="fast"), "does not state fps"),
     (dict(joint_names=["a"]*9), "a more than once")])
 def test_an_npz_that_contradicts_itself_is_refused(clip, tmp_path, change, words):
