@@ -17,7 +17,7 @@ from .layout import AmpLayout
 from ..core.errors import ConfigError, InvalidMotion
 from ..core.motion import Motion
 
-# %% ../../nbs/amp/01_dataset.ipynb #4706a369
+# %% ../../nbs/amp/01_dataset.ipynb #1db28e41
 @dataclass(frozen=True)
 class AmpClip:
     "What a dataset says of one clip."
@@ -28,6 +28,7 @@ class AmpClip:
     source:dict = field(default_factory=dict)  # provenance of the motion: file, format, licence, steps
 
     def __post_init__(self):
+        if not self.name or self.name.startswith(("/", "\\")) or ".." in self.name.replace("\\", "/").split("/"): raise InvalidMotion(f"{self.name!r} is no name for a clip; files are named after it, so it stays within its folder")
         if not 0 <= self.weight < np.inf: raise InvalidMotion(f"clip {self.name} has weight {self.weight}, expected zero or more")
         if not self.origin: object.__setattr__(self, "origin", self.name)
 

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'META', 'world_velocities', 'amp_pickle', 'check_suffix', 'write_amp', 'write_joint_order',
-           'stated_layout', 'foreign_layout', 'check_width', 'stored', 'read_amp', 'stated_clips', 'merge_files']
+           'stated_layout', 'foreign_layout', 'check_width', 'stored', 'read_amp', 'stated_clips', 'merge_files',
+           'export_clips']
 
-# %% ../../nbs/amp/04_files.ipynb #b51ae727
+# %% ../../nbs/amp/04_files.ipynb #4ff4c3ef
 import json
 import tempfile
 from dataclasses import replace
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .dataset import POSES, AmpClip, AmpDataset, check_same, describe_dataset, layout_of, number_twins, statistics
+from .dataset import POSES, AmpClip, AmpDataset, check_same, clip_motion, describe_dataset, layout_of, number_twins, split_clips, statistics
 from .layout import AmpLayout
 from ..core.errors import ConfigError, MotionFormatError
 from ..core.rotation import angular_velocity
@@ -224,3 +225,22 @@ def merge_files(
         merged = replace(first, clips=tuple(clips), **arrays)
         write_amp(merged, out)
     return merged
+
+# %% ../../nbs/amp/04_files.ipynb #308582b5
+def export_clips(
+    dataset:AmpDataset,  # with poses
+    folder,  # where the files go, one for each clip, by its name
+    to:str,  # name of a format that can be written, as `motionbench formats` lists them
+    robot=None,  # `Robot` or its name, where the format holds bodies; default: the dataset's
+)->list[dict]:
+    "Rows of file, frames and what the format has no place for. `MotionFormatError` if the format cannot be written, `InvalidMotion` if the dataset holds no poses."
+    from motionbench.io.convert import suffix_of, writable, write_as
+    writable(to)
+    suffix, rows = suffix_of(to), []
+    if not suffix: raise ConfigError(f"{to} is a dataset of its own, not one file per clip; export to npz, then motionbench convert")
+    for d in split_clips(dataset):
+        path = Path(folder)/f"{d.clips[0].name}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lost = write_as(clip_motion(d), path, to, path, robot=robot or dataset.robot)
+        rows.append(dict(file=str(path), frames=len(d), lost=list(lost)))
+    return rows

@@ -13,7 +13,7 @@ from ..core.contacts import intervals
 from ..view.style import FAINT, INK, LINES, SIDES, new_axes, style, tidy
 from ..view.tables import Table
 
-# %% ../../nbs/amp/14_report.ipynb #7bc1bb86
+# %% ../../nbs/amp/14_report.ipynb #eb63cf80
 def clip_table(
     dataset:AmpDataset,  # some clips
 )->Table:
@@ -23,9 +23,9 @@ def clip_table(
         row = dict(clip=c.name, frames=c.frames, seconds=round((c.frames - 1)/dataset.fps, 2), weight=c.weight, copy_of=c.origin if c.origin != c.name else None)
         if dataset.root_pos is not None and c.frames > 1:
             way = np.linalg.norm(np.diff(dataset.root_pos[a:a + c.frames, :2], axis=0), axis=1)
-            row["mean_speed_m_s"] = round(float(way.mean()*dataset.fps), 3)
+            row["speed"] = round(float(way.mean()*dataset.fps), 3)
         rows.append(row | dict(licence=c.source.get("licence")))
-    return Table(rows)
+    return Table(rows, dict(clip=None, frames=None, seconds=None, weight=None, copy_of=None, speed="mean speed [m/s]", licence=None))
 
 
 def block_table(

@@ -93,7 +93,7 @@ def list_skipped(
         files = [row["file"] for row in rows if row["reason"] == why]
         print(f"skipped {', '.join(files[:3])}{f' and {len(files) - 3} more' if len(files) > 3 else ''}: {why}", file=sys.stderr)
 
-# %% ../../nbs/cli/00_parser.ipynb #217789ff
+# %% ../../nbs/cli/00_parser.ipynb #8f05175f
 def common(
     parser,  # gets the flags
     *names:str,  # which of them
@@ -105,6 +105,7 @@ def common(
         "source_fps": (["--source-fps"], dict(type=rate, metavar="HZ", help="frame rate of the input, where it does not say or says it wrongly")),
         "quat_order": (["--quat-order"], dict(choices=["xyzw", "wxyz"], help="order of the input's quaternions, where it is open")),
         "joint_order": (["--joint-order"], dict(metavar="ORDER", help="order of the input's joint columns, where it is open: mujoco or isaaclab")),
+        "include": (["--include"], dict(default="", metavar="PATTERN[,...]", help="of a folder only the clips whose name or path fits, for instance 'walk*,KIT/3/*'")),
         "name": (["--name"], dict(metavar="CLIP", help="which clip, where a file holds several")),
         "rest_height": (["--rest-height"], dict(type=float, metavar="M", help="height of the pelvis in the model's rest pose, m (loco-mujoco v0)")),
         "root": (["--root"], dict(metavar="BODY", help="the root body, where the input names many")),

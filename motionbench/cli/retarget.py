@@ -48,7 +48,7 @@ examples:
 
 Exit code: 0 done, 1 a file of the folder could not be processed (the others are), 2 wrong usage or unreadable input."""
 
-# %% ../../nbs/cli/04_retarget.ipynb #73840e51
+# %% ../../nbs/cli/04_retarget.ipynb #27cc47eb
 def add_retarget(commands):
     "The parser of `motionbench retarget`."
     p = commands.add_parser("retarget", help="human motion onto a robot: a file or a folder", description=ABOUT, epilog=MORE,
@@ -56,7 +56,7 @@ def add_retarget(commands):
     g = p.add_argument_group("what goes in")
     g.add_argument("source", nargs="?", metavar="SOURCE", help="file or folder of human motion: BVH, AMASS and SMPL .npz, C3D, GVHMR .pt, OMOMO .p, DeepMimic .txt, our .npz; told apart by content (motionbench formats lists them)")
     for flag in ("--smplx-file", "--bvh-file", "--src-folder"): g.add_argument(flag, dest="named", metavar="PATH", help="the same as SOURCE")
-    common(g, "name", "format", "source_fps", "body_models")
+    common(g, "include", "name", "format", "source_fps", "body_models")
     g.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="any other option of the input's format, for instance subject=Anna (C3D), drop_tpose=false or unit=cm (BVH)")
     g = p.add_argument_group("the robot")
     g.add_argument("--robot", default="unitree_g1", metavar="NAME[,NAME]", help="names (motionbench robots lists them) or model files, MJCF or URDF (default: unitree_g1)")
@@ -143,7 +143,7 @@ def unlimited(
     names = dict.fromkeys(row["robot"] for row in rows if row["velocity_limits"] == "unknown")
     return [f"velocity: {name} has no velocity limits, so none are kept" for name in names]
 
-# %% ../../nbs/cli/04_retarget.ipynb #64bd0607
+# %% ../../nbs/cli/04_retarget.ipynb #51e5db47
 def retarget_folder_command(args, source:Path)->int:
     "Retarget a folder."
     from motionbench.pipeline.checks import check_how, propose_configs
@@ -155,6 +155,6 @@ def retarget_folder_command(args, source:Path)->int:
     config = {name: str(m["yaml"]) for name, m in made.items()} or args.config
     announce_compiling(args.solver, args.device)
     step = retarget_folder(str(source), args.out, args.robot, fps=args.fps, config=config, body_models=args.body_models, n_jobs=args.n_jobs, force=args.force, place=place,
-                           level=args.level, options=human_options(args), **how)
+                           level=args.level, options=human_options(args), include=args.include, **how)
     proposals, text = told(made)
     return report_step(args, step, step.table, {"proposals": proposals} if made else {}, "\n".join([*([text] if made else []), *unlimited([{"robot": row["clip"].split("/")[0], **row} for row in step.rows])]))

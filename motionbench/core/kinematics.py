@@ -90,14 +90,18 @@ def sub_tree(
     return replace(tree, body_names=pick(tree.body_names), parents=tuple(keep.index(p) if p >= 0 else -1 for p in pick(tree.parents)), root=keep.index(tree.root),
                    offset_pos=tree.offset_pos[keep], offset_quat=tree.offset_quat[keep], joints=pick(tree.joints))
 
-# %% ../../nbs/core/03_kinematics.ipynb #0b3887f5
+# %% ../../nbs/core/03_kinematics.ipynb #01686223
 def sole_positions(
     robot,  # `Robot`
     motion,  # `Motion` of that robot
 )->dict:
     "World positions of the sole points by foot: side -> `(T, P, 3)` m."
     dof_pos = motion.dof_pos[:, robot.joint_order(motion.joint_names)]
-    legs = sub_tree(robot.tree, [foot.body for foot in robot.feet])
-    pos, quat = forward_kinematics(legs, motion.root_pos, motion.root_quat, dof_pos)
-    index = legs.body_names.index
-    return {foot.side: pos[:, index(foot.body), None] + quat_rotate(quat[:, index(foot.body), None], foot.points) for foot in robot.feet}
+    legs, out = sub_tree(robot.tree, [foot.body for foot in robot.feet]), {foot.side: np.empty((len(motion), len(foot.points), 3)) for foot in robot.feet}
+    for a in range(0, len(motion), 16384):                       # blocks that fit into the processor's cache take two thirds of the time
+        s = slice(a, a + 16384)
+        pos, quat = forward_kinematics(legs, motion.root_pos[s], motion.root_quat[s], dof_pos[s])
+        for foot in robot.feet:
+            b = legs.body_names.index(foot.body)
+            out[foot.side][s] = pos[:, b, None] + quat_rotate(quat[:, b, None], foot.points)
+    return out

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Step', 'index_path', 'read_step', 'run_step', 'robots_of', 'robot_files', 'file_list', 'audit_table', 'gate_counts',
-           'nothing_found', 'retarget_folder', 'robot_clips', 'placed', 'repair_folder', 'audit_folder', 'amp_folder']
+           'nothing_found', 'retarget_folder', 'robot_clips', 'placed', 'repair_folder', 'audit_folder', 'amp_folder',
+           'merge_step']
 
-# %% ../../nbs/pipeline/05_steps.ipynb #32996f4c
+# %% ../../nbs/pipeline/05_steps.ipynb #6975c82a
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ..core.errors import ConfigError, MotionFormatError
 from .cache import read_json, write_json
 from .clips import Clip, map_clips
 from .checks import check_configs, check_how, config_of, file_options
-from .work import amp_clip, audit_clip, bundled_folder, cached_robot, clip_names, find_files, recognise, repair_clip, retarget_clip
+from .work import amp_clip, audit_clip, bundled_folder, cached_robot, clip_names, find_files, included, recognise, repair_clip, retarget_clip
 from ..view.tables import Table
 
 # %% ../../nbs/pipeline/05_steps.ipynb #e68da917
@@ -124,7 +125,7 @@ def gate_counts(
     counts = [{"gate": n, "is": LABELS[n], "failed": count(n, "failed_gates"), "warned": count(n, "warned_gates")} for n in names]
     return Table(sorted(counts, key=lambda r: (-r["failed"], -r["warned"])))
 
-# %% ../../nbs/pipeline/05_steps.ipynb #9d91333c
+# %% ../../nbs/pipeline/05_steps.ipynb #2e9f0bf7
 def nothing_found(
     where,  # folder or file that was searched
     kind:str,  # human motion or robot motion
@@ -147,13 +148,14 @@ def retarget_folder(
     place:str="retarget/{robot}/{clip}",  # where a clip's files go, below `out`, without suffix
     terms:str="all", ground:str="contact", level:bool=True, device:str="", # as in `retarget_file`
     options:dict=None,  # of the readers; each goes to the formats that have it
+    include:str="",  # patterns of clips, as in `included`
 )->Step:
     "Every human clip of `source` on every robot."
     robots, how = robots_of(robot), check_how(solver, terms, ground, device)
     check_configs(robots, config)
     source = source or str(bundled_folder(out))
     folder, files = find_files(source)
-    reasons = {f: recognise(f, "HumanMotion") for f in files}
+    reasons = {f: recognise(f, "HumanMotion") for f in included(folder, files, include)}
     skipped = [{"file": f.relative_to(folder).as_posix(), "reason": why} for f, why in reasons.items() if why]
     names = clip_names(folder, [f for f, why in reasons.items() if not why])
     if not names: raise nothing_found(source, "human motion", skipped)
@@ -163,12 +165,13 @@ def retarget_folder(
     parameters = {"fps": fps, "body_models": body_models, "level": level, **how}
     return run_step("retarget", retarget_clip, clips, out, parameters, [source, *([body_models] if body_models else [])], skipped, n_jobs, force)
 
-# %% ../../nbs/pipeline/05_steps.ipynb #fe9f2150
+# %% ../../nbs/pipeline/05_steps.ipynb #41a56f39
 def robot_clips(
     motions,  # folder or file of robot motion, or a list of them; empty: what the step retarget left in `out`
     out:str,  # the run's folder
     robot:str,  # names separated by commas; empty: the robot that each file names
     *files:str,  # further files or folders that decide what is made
+    include:str="",  # patterns of clips, as in `included`
 )->tuple[list, list, list]:
     "Clips without outputs yet, rows of skipped files, and what to watch."
     robots = robots_of(robot) if robot else {"own": ""}
@@ -179,7 +182,7 @@ def robot_clips(
         if len(robots) > 1: raise ConfigError(f"the motions given are one robot's, but {len(robots)} are named: {', '.join(robots)}")
         motions = [motions] if isinstance(motions, (str, Path)) else list(motions)
         folder, every = find_files(*motions)
-        reasons = {f: recognise(f, "Motion") for f in every}
+        reasons = {f: recognise(f, "Motion") for f in included(folder, every, include)}
         twins = {f.with_suffix("") for f, why in reasons.items() if not why and f.suffix == ".npz"}
         reasons |= {f: "the same clip as the .npz beside it" for f, why in reasons.items() if not why and f.suffix == ".pkl" and f.with_suffix("") in twins}
         names = clip_names(folder, [f for f, why in reasons.items() if not why])
@@ -211,7 +214,7 @@ def repair_folder(
     clips, skipped, watch = robot_clips(motions, out, robot, gates)
     return run_step("repair", repair_clip, placed(clips, "repaired/{clip}", (".npz",)), out, {"gates": gates}, watch, skipped, n_jobs, force)
 
-# %% ../../nbs/pipeline/05_steps.ipynb #63387770
+# %% ../../nbs/pipeline/05_steps.ipynb #5f02c866
 def audit_folder(
     motions, out:str, robot:str="", # as in `robot_clips`
     gates:str="",  # YAML of thresholds
@@ -226,18 +229,37 @@ def audit_folder(
     clips = placed(clips, place, (".json", ".png") if figures else (".json",))
     return run_step("audit", audit_clip, clips, out, {"gates": gates}, watch, skipped, n_jobs, force)
 
-
+# %% ../../nbs/pipeline/05_steps.ipynb #4b37c0fd
 def amp_folder(
     motions, out:str, robot:str="", # as in `robot_clips`
     fps:float|None=50.0,  # frame rate of the features
     robot_config:str="",  # robot_config.yaml that sets the joint order; only with one robot
     n_jobs:int|None=None, force:bool=False, # as in `map_clips`
     place:str="amp/{robot}/{clip}_amp",  # where a clip's files go, below `out`, without suffix
+    include:str="",  # patterns of clips, as in `included`
+    **how,  # layout, contacts, copies, ..., as in `amp_file`
 )->Step:
     "AMP features of every clip."
     if robot_config and "," in robot: raise ConfigError(f"robot_config {robot_config} is for one robot, but several are named: {robot}")
     from motionbench.core.robot import load_robot_config
     if robot_config: load_robot_config(robot_config)
-    clips, skipped, watch = robot_clips(motions, out, robot, robot_config)
-    clips = placed(clips, place, (".npz", ".pkl", ".joint_order.json"))
-    return run_step("amp", amp_clip, clips, out, {"fps": fps, "robot_config": robot_config}, watch, skipped, n_jobs, force)
+    clips, skipped, watch = robot_clips(motions, out, robot, robot_config, include=include)
+    clips = [replace(c, parameters={**c.parameters, "name": c.name.split("/", 1)[1]}) for c in placed(clips, place, (".npz", ".pkl", ".joint_order.json"))]
+    return run_step("amp", amp_clip, clips, out, {"fps": fps, "robot_config": robot_config, **how}, watch, skipped, n_jobs, force)
+
+
+def merge_step(
+    step:Step,  # from `amp_folder`
+    robot:str,  # whose clips
+    out,  # the merged file, `.npz` or `.pkl`
+    keep:str="",  # grades of the audit that get in, parted by commas; empty: all clips
+)->tuple:
+    "The merged `AmpDataset` and rows of clips left out, with their grade. `ConfigError` if none is left, or if the audit that `keep` asks for has not run."
+    from motionbench.amp.files import merge_files
+    grades = {(r["robot"], r["clip"]): r["grade"] for r in read_step(step.out, "audit").rows} if keep else {}
+    wanted = [g.strip() for g in keep.split(",") if g.strip()]
+    rows = [r for r in step.rows if r["robot"] == robot]
+    left = [{"clip": r["clip"], "grade": grades.get((robot, r["clip"]))} for r in rows if keep and grades.get((robot, r["clip"])) not in wanted]
+    files = [step.out/r["file"] for r in rows if r["clip"] not in {x["clip"] for x in left}]
+    if not files: raise ConfigError(f"no clip of {robot} is left to merge" + (f"; grades wanted: {keep}" if keep else ""))
+    return merge_files(files, out), left
