@@ -14,6 +14,7 @@ from motionbench.amp.features import amp_features
 from motionbench.amp.style import (Scale, discriminator_loss, judge, mlp, pose_error, poses_from_windows, r1_penalty, reference_scale, reference_windows, style_reward,
                                    velocity_ratio, windows_from_poses)
 from motionbench.amp.train import load_training, measure_policy, policy_rollout, save_training, train_amp
+from motionbench.amp.windows import AmpWindows
 from motionbench.core.errors import ConfigError, MotionFormatError
 from motionbench.core.gait import bundled_clips
 from motionbench.core.motion import Motion
@@ -121,6 +122,13 @@ def test_columns_are_matched_by_name(biped, walk):
     shuffled = Fake(walk.rows[:, mixed], [walk.columns[i] for i in mixed])
     a, b = (reference_windows(s, biped)(50, torch.Generator().manual_seed(3)) for s in (walk, shuffled))
     assert torch.equal(a, b)
+
+
+def test_the_packages_own_windows_are_such_a_sampler(biped, walk):
+    dataset = amp_features(retarget(bundled_clips()["walk"], "biped"), biped, 50.0)
+    drawn = reference_windows(AmpWindows(dataset, 2, ("joint_positions", "joint_velocities")), biped)(20, torch.Generator().manual_seed(0))
+    assert drawn.shape == (20, 2, 18) and max((walk.rows - w[1]).abs().amax(1).min() for w in drawn) < 1e-6
+    with pytest.raises(ConfigError, match="extra root_linear_velocity.x"): reference_windows(AmpWindows(dataset, 2), biped)
 
 
 def test_statistics_are_the_references_and_stay_so(biped, walk, trained):

@@ -22,7 +22,7 @@ from ..core.errors import ConfigError
 from ..physics.environment import Environment
 from ..physics.simulation import State
 
-# %% ../../nbs/amp/11_agent.ipynb #2467269e
+# %% ../../nbs/amp/11_agent.ipynb #8f09c305
 @dataclass(frozen=True)
 class AmpConfig:
     "Everything that can be tuned, with its why."
@@ -36,7 +36,7 @@ class AmpConfig:
     action_reach:float = 0.6  # rad around the reference's mean pose that an action of 1 sets as target
     log_std:float = -2.5  # of the actions; a policy that shakes more than the reference is recognised by its shaking
     learning_rate:float = 1e-3  # of policy and value
-    learning_epochs:int = 4  # passes over a rollout
+    learning_epochs:int = 2  # passes over a rollout
     mini_batches:int = 4  # per pass
     discount:float = 0.95  # a window passes as real or not within a few steps
     disc_lr:float = 3e-4  # of the discriminator's own optimiser; too high and it wins, too low and it learns nothing

@@ -80,7 +80,7 @@ def step_parameters(
         own[step][name] = parse_value(value, known[step][name]) if name in known[step] else value
     return {s.name: check_parameters({**{k: v for k, v in shared.items() if k in known[s.name]}, **own[s.name]}, known[s.name], f"step {s.name}") for s in spec.steps}
 
-# %% ../../nbs/pipeline/06_run.ipynb #f447892c
+# %% ../../nbs/pipeline/06_run.ipynb #06366c00
 UNCOUNTED = ("n_jobs", "force", "out")  # parameters that do not change what is made
 
 
@@ -113,7 +113,7 @@ def finish_step(
     "Note the stamps of all files of a step that has just run; nothing is noted if a clip failed."
     path, index = note_path(out, step), read_json(index_path(out, step))
     if index is None or index["failed"]: return path.unlink(missing_ok=True)
-    files = {str(report), str(index_path(out, step))}
+    files = {str(report), str(index_path(out, step)), *index.get("also", ())}
     for row in index["rows"]:
         record = read_json(record_path(out, step, f"{row['robot']}/{row['clip']}"))
         files |= {f["file"] for f in record["inputs"]} | {str(Path(out)/f["file"]) for f in record["outputs"]}

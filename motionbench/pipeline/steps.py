@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Step', 'index_path', 'read_step', 'run_step', 'robots_of', 'robot_files', 'file_list', 'audit_table', 'gate_counts',
            'nothing_found', 'retarget_folder', 'robot_clips', 'placed', 'repair_folder', 'audit_folder', 'amp_folder',
-           'merge_step']
+           'merge_step', 'note_files']
 
 # %% ../../nbs/pipeline/05_steps.ipynb #6975c82a
 from dataclasses import dataclass, replace
@@ -229,7 +229,7 @@ def audit_folder(
     clips = placed(clips, place, (".json", ".png") if figures else (".json",))
     return run_step("audit", audit_clip, clips, out, {"gates": gates}, watch, skipped, n_jobs, force)
 
-# %% ../../nbs/pipeline/05_steps.ipynb #4b37c0fd
+# %% ../../nbs/pipeline/05_steps.ipynb #229f3028
 def amp_folder(
     motions, out:str, robot:str="", # as in `robot_clips`
     fps:float|None=50.0,  # frame rate of the features
@@ -252,14 +252,23 @@ def merge_step(
     step:Step,  # from `amp_folder`
     robot:str,  # whose clips
     out,  # the merged file, `.npz` or `.pkl`
-    keep:str="",  # grades of the audit that get in, parted by commas; empty: all clips
+    keep:str="",  # grades of the audit that get in, parted by commas; a clip without a grade gets in, and so do all if it is empty
 )->tuple:
-    "The merged `AmpDataset` and rows of clips left out, with their grade. `ConfigError` if none is left, or if the audit that `keep` asks for has not run."
+    "The merged `AmpDataset` and rows of clips left out, with their grade. `ConfigError` if none is left."
     from motionbench.amp.files import merge_files
-    grades = {(r["robot"], r["clip"]): r["grade"] for r in read_step(step.out, "audit").rows} if keep else {}
-    wanted = [g.strip() for g in keep.split(",") if g.strip()]
-    rows = [r for r in step.rows if r["robot"] == robot]
-    left = [{"clip": r["clip"], "grade": grades.get((robot, r["clip"]))} for r in rows if keep and grades.get((robot, r["clip"])) not in wanted]
+    grades = {(r["robot"], r["clip"]): r["grade"] for r in read_step(step.out, "audit").rows} if keep and index_path(step.out, "audit").is_file() else {}
+    wanted, rows = [g.strip() for g in keep.split(",")], [r for r in step.rows if r["robot"] == robot]
+    left = [{"clip": r["clip"], "grade": grades[robot, r["clip"]]} for r in rows if grades.get((robot, r["clip"]), wanted[0]) not in wanted]
     files = [step.out/r["file"] for r in rows if r["clip"] not in {x["clip"] for x in left}]
-    if not files: raise ConfigError(f"no clip of {robot} is left to merge" + (f"; grades wanted: {keep}" if keep else ""))
+    if not files: raise ConfigError(f"no clip of {robot} is left to merge: {', '.join(sorted({x['grade'] for x in left})) or 'there are none'}, wanted {keep or 'any'}; say which grades get in with keep")
     return merge_files(files, out), left
+
+
+def note_files(
+    step:Step,  # that has run
+    files,  # what else came out of it
+):
+    "Note further results of a step; the step is done again when one of them, or the audit that decided on them, changes."
+    index = read_json(index_path(step.out, step.name))
+    audit = index_path(step.out, "audit")
+    write_json(index_path(step.out, step.name), {**index, "also": [*(str(Path(f).resolve()) for f in files), *([str(audit.resolve())] if audit.is_file() else [])]})
