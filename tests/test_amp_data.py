@@ -319,7 +319,12 @@ def test_a_good_dataset_passes(gaits, biped):
     assert "amp_feature_dim: 29" in training_lines(gaits, "a.pkl") and "dataset_path: a.pkl" in training_lines(gaits, "a.pkl")
 
 
-FRAMES = {"world": "root linear velocity", "body": "root angular velocity"}
+@pytest.mark.parametrize("mode", ["direction", "buckets"])
+@pytest.mark.parametrize("names", [("walk", "turn", "run"), ("walk", "stand")])
+def test_normalised_velocities_are_compared_by_direction(gaits, mode, names):
+    made, done = normalize_velocity(take_clips(gaits, names), mode)
+    found = next(c for c in check_velocities(made) if c.check.startswith("root linear"))
+    assert found.result == "pass" and found.finding.startswith("misfit 0.000") and (done["zero_frames"] > 100) == ("stand" in names)
 
 
 @pytest.mark.parametrize("spoil, check, words", [

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AmpConfig', 'Policy', 'StyleEpisodes', 'StyleAMP', 'make_agent']
 
-# %% ../../nbs/amp/11_agent.ipynb #f6d3aa5f
+# %% ../../nbs/amp/11_agent.ipynb #bb97b1dc
 from dataclasses import dataclass
 
 import gymnasium
@@ -15,6 +15,7 @@ from skrl.agents.torch.amp import AMP, AMP_CFG
 from skrl.memories.torch import RandomMemory
 from skrl.models.torch import DeterministicMixin, GaussianMixin, Model
 from skrl.resources.preprocessors.torch import RunningStandardScaler
+from skrl.resources.schedulers.torch import KLAdaptiveLR
 from torch import nn
 
 from .style import Scale, discriminator_loss, judge, mlp, pose_error, poses_from_windows, velocity_ratio, windows_from_poses
@@ -22,7 +23,7 @@ from ..core.errors import ConfigError
 from ..physics.environment import Environment
 from ..physics.simulation import State
 
-# %% ../../nbs/amp/11_agent.ipynb #8f09c305
+# %% ../../nbs/amp/11_agent.ipynb #ed0e5fce
 @dataclass(frozen=True)
 class AmpConfig:
     "Everything that can be tuned, with its why."
@@ -35,7 +36,8 @@ class AmpConfig:
     hidden:tuple = (128, 64)  # layers of policy, value and discriminator; small, because the task is
     action_reach:float = 0.6  # rad around the reference's mean pose that an action of 1 sets as target
     log_std:float = -2.5  # of the actions; a policy that shakes more than the reference is recognised by its shaking
-    learning_rate:float = 1e-3  # of policy and value
+    learning_rate:float = 1e-3  # of policy and value, at most
+    kl_threshold:float = 0.02  # a policy update that changes the actions' distribution by twice as much lowers the learning rate; without it a policy sooner or later jumps away
     learning_epochs:int = 2  # passes over a rollout
     mini_batches:int = 4  # per pass
     discount:float = 0.95  # a window passes as real or not within a few steps
@@ -49,7 +51,7 @@ class AmpConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "hidden", tuple(self.hidden))
-        for k in ("num_envs", "rollout_steps", "max_steps", "learning_epochs", "mini_batches", "disc_batch", "replay", "reference_poses", "disc_lr", "learning_rate"):
+        for k in ("num_envs", "rollout_steps", "max_steps", "learning_epochs", "mini_batches", "disc_batch", "replay", "reference_poses", "disc_lr", "learning_rate", "kl_threshold"):
             if not getattr(self, k) > 0: raise ConfigError(f"{k} is {getattr(self, k)}, expected more than zero")
         for k in ("steps", "update_steps", "disc_input_noise_std", "r1_gamma"):
             if not getattr(self, k) >= 0: raise ConfigError(f"{k} is {getattr(self, k)}, expected zero or more")
@@ -109,7 +111,7 @@ class StyleEpisodes:
         self.history = torch.cat([self.history[:, 1:], torch.as_tensor(info["state"].joint_pos, dtype=torch.float32)[:, None].nan_to_num()], 1)
         return torch.as_tensor(seen, dtype=torch.float32).nan_to_num(), windows_from_poses(self.history, self.fps), terminated, truncated
 
-# %% ../../nbs/amp/11_agent.ipynb #e28f877f
+# %% ../../nbs/amp/11_agent.ipynb #582931e5
 class StyleAMP(AMP):
     "skrl's AMP with a discriminator that learns on its own, and a log."
     def __init__(self,
@@ -122,6 +124,7 @@ class StyleAMP(AMP):
         super().__init__(**agent)
         self.config, self.real, self.scale, self.reference, self.log = config, real, scale, reference, []
         self.optimizer = torch.optim.Adam([*self.policy.parameters(), *self.value.parameters()], lr=config.learning_rate)
+        self.scheduler = KLAdaptiveLR(self.optimizer, kl_threshold=config.kl_threshold, max_lr=config.learning_rate)
         self.disc_optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=config.disc_lr)
 
     def update(self, *, timestep, timesteps):

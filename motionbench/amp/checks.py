@@ -83,7 +83,7 @@ def check_poses(
                          "Another origin of the root body, or another floor" if far > 1e-3 else ""))
     return out
 
-# %% ../../nbs/amp/12_checks.ipynb #2db0fe3c
+# %% ../../nbs/amp/12_checks.ipynb #42705af2
 def pose_velocities(
     dataset:AmpDataset,  # with poses
 )->dict:
@@ -127,9 +127,11 @@ def check_velocities(
     for b in blocks:
         x = dataset[b].astype(np.float64)
         stated = dataset.layout.recipe.blocks[b]
-        rows = np.linalg.norm(x, axis=1) > 0 if b == "root_linear_velocity" and dataset.layout.velocity != "raw" else np.ones(len(x), bool)
+        only_directions = b == "root_linear_velocity" and dataset.layout.velocity != "raw"
         tried = {stated: truth[b]} if b == "joint_velocities" else {f: in_frame(dataset.root_quat, truth[b], f) for f in FRAMES}
-        if not rows.all(): x, tried = directions(x, rows), {f: directions(y, rows) for f, y in tried.items()}
+        if only_directions:
+            rows = np.linalg.norm(x, axis=1) > 0
+            x, tried = directions(x, rows), {f: directions(y, rows) for f, y in tried.items()}
         out.append(judge_velocity(dataset, b, stated, {f: misfit(x, y) for f, y in tried.items()}))
     return out
 
