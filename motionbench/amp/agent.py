@@ -23,12 +23,12 @@ from ..core.errors import ConfigError
 from ..physics.environment import Environment
 from ..physics.simulation import State
 
-# %% ../../nbs/amp/11_agent.ipynb #ed0e5fce
+# %% ../../nbs/amp/11_agent.ipynb #26082021
 @dataclass(frozen=True)
 class AmpConfig:
     "Everything that can be tuned, with its why."
     seed:int = 0  # of networks, noise, start states and batches: the same seed gives the same training
-    steps:int = 6000  # control steps of every environment, the budget; 0 gives the untrained policy
+    steps:int = 4500  # control steps of every environment, the budget; 0 gives the untrained policy
     seconds:float = None  # stop after so much time even if steps are left; such a training does not repeat exactly
     num_envs:int = 32  # more give smoother updates, and cost time in proportion
     rollout_steps:int = 16  # control steps between two policy updates
@@ -37,8 +37,8 @@ class AmpConfig:
     action_reach:float = 0.6  # rad around the reference's mean pose that an action of 1 sets as target
     log_std:float = -2.5  # of the actions; a policy that shakes more than the reference is recognised by its shaking
     learning_rate:float = 1e-3  # of policy and value, at most
-    kl_threshold:float = 0.02  # a policy update that changes the actions' distribution by twice as much lowers the learning rate; without it a policy sooner or later jumps away
-    learning_epochs:int = 2  # passes over a rollout
+    kl_threshold:float = 0.1  # a policy update that changes the actions by twice this Kullback-Leibler divergence lowers the learning rate, so that no policy jumps away; much less, and the discriminator outruns it
+    learning_epochs:int = 3  # passes over a rollout
     mini_batches:int = 4  # per pass
     discount:float = 0.95  # a window passes as real or not within a few steps
     disc_lr:float = 3e-4  # of the discriminator's own optimiser; too high and it wins, too low and it learns nothing
@@ -111,7 +111,7 @@ class StyleEpisodes:
         self.history = torch.cat([self.history[:, 1:], torch.as_tensor(info["state"].joint_pos, dtype=torch.float32)[:, None].nan_to_num()], 1)
         return torch.as_tensor(seen, dtype=torch.float32).nan_to_num(), windows_from_poses(self.history, self.fps), terminated, truncated
 
-# %% ../../nbs/amp/11_agent.ipynb #582931e5
+# %% ../../nbs/amp/11_agent.ipynb #7b8f926b
 class StyleAMP(AMP):
     "skrl's AMP with a discriminator that learns on its own, and a log."
     def __init__(self,
@@ -131,7 +131,7 @@ class StyleAMP(AMP):
         "One row of the log, one update of the policy, `update_steps` lessons of the discriminator."
         fake = self.memory.get_tensor_by_name("amp_observations").flatten(0, 1).clone()
         (pos, vel), (near, fast) = self.scale.undo(fake[:, -len(self.scale.mean):]).chunk(2, -1), self.reference.chunk(2, -1)
-        self.log.append(dict(steps=timestep + 1, **judge(self.discriminator.net, self.real(len(fake)), fake),
+        self.log.append(dict(steps=timestep + 1, learning_rate=self.scheduler.get_last_lr()[0], **judge(self.discriminator.net, self.real(len(fake)), fake),
                              pose_error=pose_error(pos, near), velocity_ratio=velocity_ratio(vel, fast)))
         super().update(timestep=timestep, timesteps=timesteps)
         for _ in range(self.config.update_steps): self.lesson(fake)

@@ -83,7 +83,7 @@ def check_poses(
                          "Another origin of the root body, or another floor" if far > 1e-3 else ""))
     return out
 
-# %% ../../nbs/amp/12_checks.ipynb #42705af2
+# %% ../../nbs/amp/12_checks.ipynb #80f5efc4
 def pose_velocities(
     dataset:AmpDataset,  # with poses
 )->dict:
@@ -112,7 +112,7 @@ def directions(
     "Unit vectors of the rows that count."
     return v[where]/np.maximum(np.linalg.norm(v[where], axis=1, keepdims=True), 1e-9)
 
-
+# %% ../../nbs/amp/12_checks.ipynb #14e807fc
 FACTORS = {1.0: "", 57.29578: "degrees, not radians", 0.0174533: "radians converted twice"}
 
 

@@ -32,7 +32,7 @@ class AmpClip:
         if not 0 <= self.weight < np.inf: raise InvalidMotion(f"clip {self.name} has weight {self.weight}, expected zero or more")
         if not self.origin: object.__setattr__(self, "origin", self.name)
 
-# %% ../../nbs/amp/01_dataset.ipynb #5368f0ad
+# %% ../../nbs/amp/01_dataset.ipynb #cfd4b021
 def check_rows(
     name:str,  # for the message
     x:np.ndarray,  # `(N, ·)`
@@ -53,7 +53,7 @@ def where(clips, row):
         row -= c.frames
     return f"{row}"
 
-
+# %% ../../nbs/amp/01_dataset.ipynb #baadd440
 POSES = ("dof_pos", "root_pos", "root_quat")
 
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['QUANTITIES', 'TANGENT_NORMAL', 'JOINTS', 'ROOT', 'LAYOUTS', 'CONTACT_RULES', 'ESTIMATORS', 'VELOCITIES', 'Recipe',
-           'AmpLayout', 'one_of', 'check_unique', 'name_indices', 'joint_order', 'robot_config', 'end_bodies',
-           'robot_layout']
+           'one_of', 'check_unique', 'AmpLayout', 'block_meaning', 'describe_layout', 'name_indices', 'joint_order',
+           'robot_config', 'end_bodies', 'robot_layout']
 
 # %% ../../nbs/amp/00_layout.ipynb #82c3701c
 from dataclasses import dataclass
@@ -69,7 +69,21 @@ ESTIMATORS = {  # what the WildRobot versions do instead
 }
 VELOCITIES = {"raw": "as estimated", "direction": "unit vector, zero where too slow", "buckets": "direction times the middle of its speed bucket"}
 
-# %% ../../nbs/amp/00_layout.ipynb #83a5b5a7
+# %% ../../nbs/amp/00_layout.ipynb #a0c32e6d
+def one_of(what, value, known):
+    "The value, if it is one of the known ones; `ConfigError` lists them."
+    if value not in known: raise ConfigError(f"{what} is {value!r}, expected {', '.join(list(known)[:-1])}{' or ' if len(known) > 1 else ''}{list(known)[-1]}")
+    return value
+
+
+def check_unique(what, names):
+    "The names as a tuple; a name that comes twice raises `ConfigError`."
+    names = tuple(str(n) for n in names)
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice: raise ConfigError(f"{what} holds {', '.join(twice)} more than once")
+    return names
+
+# %% ../../nbs/amp/00_layout.ipynb #bb4d4e9e
 @dataclass(frozen=True)
 class AmpLayout:
     "Names and places of all columns of an AMP feature row."
@@ -92,15 +106,8 @@ class AmpLayout:
         for block, k in (("key_bodies", "key_bodies"), ("joint_rotations", "turned_bodies")):
             if block in self.recipe.blocks and not getattr(self, k): raise ConfigError(f"the layout {self.name} needs {k}, names of bodies")
 
-    @property
-    def recipe(self):
-        "Blocks and frames."
-        return LAYOUTS[self.name]
-
-    @property
-    def version(self):
-        "Changes when the meaning of a column changes."
-        return self.recipe.version
+    recipe = property(lambda self: LAYOUTS[self.name], doc="Blocks and frames.")
+    version = property(lambda self: self.recipe.version, doc="Changes when the meaning of a column changes.")
 
     @property
     def parts(self):
@@ -133,33 +140,29 @@ class AmpLayout:
         if features.shape[-1] != self.dim: raise ConfigError(f"features have {features.shape[-1]} columns, this layout has {self.dim}")
         return {b: features[..., s] for b, s in self.slices.items()}
 
-    def describe(self):
-        "The layout as a table, a list of rows."
-        return [dict(block=b, columns=f"{s.start}-{s.stop - 1}" if s.stop > s.start else "none", dim=s.stop - s.start, frame=self.recipe.blocks[b], **self.meaning(b))
-                for b, s in self.slices.items()]
-
-    def meaning(self, block):
-        "Unit and estimator of a block."
-        unit, how = QUANTITIES[block]
-        if self.name.startswith("wildrobot"): how = ESTIMATORS.get(block, how)
-        if isinstance(how, dict): how = how[self.name]
-        if block == "foot_contacts": unit, how = ("0 to 1" if self.contact_rule == "heuristic" else unit), CONTACT_RULES[self.contact_rule]
-        if block == "root_linear_velocity" and self.velocity != "raw": unit, how = {"direction": "1"}.get(self.velocity, unit), f"{how}, then {VELOCITIES[self.velocity]}"
-        return dict(unit=unit, estimator=how)
-
-
-def one_of(what, value, known):
-    "The value, if it is one of the known ones; `ConfigError` lists them."
-    if value not in known: raise ConfigError(f"{what} is {value!r}, expected {', '.join(list(known)[:-1])}{' or ' if len(known) > 1 else ''}{list(known)[-1]}")
-    return value
+# %% ../../nbs/amp/00_layout.ipynb #a909e9e3
+def block_meaning(
+    self:AmpLayout,  # a layout
+    block:str,  # one of its blocks
+)->dict:
+    "Unit and estimator of the block."
+    unit, how = QUANTITIES[block]
+    if self.name.startswith("wildrobot"): how = ESTIMATORS.get(block, how)
+    if isinstance(how, dict): how = how[self.name]
+    if block == "foot_contacts": unit, how = ("0 to 1" if self.contact_rule == "heuristic" else unit), CONTACT_RULES[self.contact_rule]
+    if block == "root_linear_velocity" and self.velocity != "raw": unit, how = {"direction": "1"}.get(self.velocity, unit), f"{how}, then {VELOCITIES[self.velocity]}"
+    return dict(unit=unit, estimator=how)
 
 
-def check_unique(what, names):
-    "The names as a tuple; a name that comes twice raises `ConfigError`."
-    names = tuple(str(n) for n in names)
-    twice = sorted({n for n in names if names.count(n) > 1})
-    if twice: raise ConfigError(f"{what} holds {', '.join(twice)} more than once")
-    return names
+def describe_layout(
+    self:AmpLayout,  # a layout
+)->list[dict]:
+    "The layout as a table, a row per block."
+    return [dict(block=b, columns=f"{s.start}-{s.stop - 1}" if s.stop > s.start else "none", dim=s.stop - s.start, frame=self.recipe.blocks[b], **self.meaning(b))
+            for b, s in self.slices.items()]
+
+
+AmpLayout.meaning, AmpLayout.describe = block_meaning, describe_layout
 
 # %% ../../nbs/amp/00_layout.ipynb #8296462f
 def name_indices(

@@ -39,7 +39,7 @@ def block_table(
                          std=float(np.sqrt((s["std"][at]**2).mean())), min=float(s["min"][at].min()), max=float(s["max"][at].max())))
     return Table(rows)
 
-# %% ../../nbs/amp/14_report.ipynb #0ff6fda5
+# %% ../../nbs/amp/14_report.ipynb #5f000794
 def draw_speeds(
     dataset:AmpDataset,  # with the root's velocity
     command:tuple=None,  # m/s, lowest and highest commanded speed: shaded
@@ -56,7 +56,7 @@ def draw_speeds(
     if command: ax.legend(fontsize=7.5, frameon=False, loc="upper right", labelcolor=INK)
     return ax
 
-
+# %% ../../nbs/amp/14_report.ipynb #5b485130
 def draw_contacts(
     dataset:AmpDataset,  # with contacts
     seconds:float=8.0,  # how much is shown, from the start

@@ -46,7 +46,7 @@ def config_dict(path:str):
     from motionbench.core.robot import load_robot_config
     return load_robot_config(path) if path else None
 
-# %% ../../nbs/cli/06_amp.ipynb #6709cb91
+# %% ../../nbs/cli/06_amp.ipynb #916a6416
 def add_amp_convert(commands):
     "The parser of `motionbench amp convert`."
     p = commands.add_parser("convert", help="robot motion to AMP features: a file or a folder",
@@ -74,7 +74,7 @@ def add_amp_convert(commands):
     common(g, "n_jobs", "force", "json")
     p.set_defaults(function=command_amp_convert)
 
-
+# %% ../../nbs/cli/06_amp.ipynb #093c8004
 def command_amp_convert(args)->int:
     "Convert a file or a folder; 1 if a clip of the folder could not be converted, and nothing is merged then."
     from motionbench.pipeline.checks import numbers
@@ -194,7 +194,7 @@ def command_amp_normalize(args)->int:
     report(args, {"file": str(out), **done}, "\n".join([f"{out}: {in_words(made)}, velocities {args.mode}", share, *(f"  {name}: {n} frames" for name, n in done.get("buckets", {}).items())]))
     return 0
 
-# %% ../../nbs/cli/06_amp.ipynb #aab850ef
+# %% ../../nbs/cli/06_amp.ipynb #b66e4032
 def dataset_and_robot(args):
     "The dataset of the first argument, the config as a dict or None, and its robot, or None where that cannot be loaded."
     from motionbench.amp.files import read_amp
@@ -208,7 +208,7 @@ def dataset_and_robot(args):
         if args.robot: raise
         return dataset, config, None
 
-
+# %% ../../nbs/cli/06_amp.ipynb #96a3666b
 def add_amp_verify(commands):
     "The parser of `motionbench amp verify`."
     p = commands.add_parser("verify", help="may this dataset be trained with? and, with a policy's rollout, which block gives it away",
@@ -224,7 +224,7 @@ def add_amp_verify(commands):
     common(p, "robot", "gates", "json", robot="")
     p.set_defaults(function=command_amp_verify)
 
-
+# %% ../../nbs/cli/06_amp.ipynb #3a42430b
 def command_amp_verify(args)->int:
     "Verify a dataset; 1 if a check fails, or a block of the policy's has a fault."
     from motionbench.amp.files import read_amp

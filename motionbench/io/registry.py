@@ -200,7 +200,7 @@ def format_named(
     if name not in known: raise MotionFormatError(name, "is no known format", f"Known: {', '.join(known)}")
     return known[name]
 
-# %% ../../nbs/io/01_registry.ipynb #1701b421
+# %% ../../nbs/io/01_registry.ipynb #2f832145
 def sniff(
     path,  # the file, or its `Probe`
 )->Format:
@@ -211,7 +211,7 @@ def sniff(
     names = ", ".join(f.name for f in fits or all_formats())
     if fits: raise MotionFormatError(probe.path, f"fits more than one format: {names}", f"Say which with format=…, on the command line --format; for instance {fits[0].name}")
     if "features" in probe.keys and probe.keys & {"feature_dim", "metadata"}:
-        raise MotionFormatError(probe.path, "no known motion format (AMP features)", "Read the clip that they were made from")
+        raise MotionFormatError(probe.path, "no known motion format (AMP features)", "motionbench amp report tells what they hold, motionbench amp export writes their clips")
     seen = f" with the entries {', '.join(sorted(probe.keys)[:12])}" if probe.keys else ""
     raise MotionFormatError(probe.path, f"no known motion format ({probe.magic.replace('_', ' ')} file{seen})", f"Known: {names}")
 
