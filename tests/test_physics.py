@@ -166,7 +166,8 @@ def test_a_state_that_explodes_ends_its_own_episode_only(biped, tmp_path, monkey
     assert np.isfinite(seen).all() and not env.step(np.zeros((2, 9)))[2].any()
 
 
-def test_rollout_ends_with_the_fall_and_carries_what_was_simulated(biped):
+def test_rollout_ends_with_the_fall_and_carries_what_was_simulated(biped, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)      # MuJoCo writes a log of the explosion there
     states = rest_state(biped)[[0]]
     states.root_lin_vel[0, 0] = 2
     (motion,) = rollout(Environment(biped, 1, states), lambda seen: np.zeros((1, 9)), 100)

@@ -116,7 +116,7 @@ def pd_gains(
     kp = np.minimum(limit/full_effort_error, inertia*(0.5/model.opt.timestep)**2)
     return Gains(kp, 2*damping*np.sqrt(kp*inertia), limit)
 
-# %% ../../nbs/physics/00_simulation.ipynb #6031d817
+# %% ../../nbs/physics/00_simulation.ipynb #efb819ff
 class Simulation:
     "Simulations of one robot side by side."
     def __init__(self,
@@ -132,22 +132,18 @@ class Simulation:
         if num_envs < 1 or substeps < 1 or not 0 < fps < np.inf: raise ConfigError(f"num_envs is {num_envs}, substeps {substeps}, fps {fps}; all must be positive")
         self.robot, self.num_envs, self.base, self.fps, self.substeps = robot, num_envs, base, float(fps), substeps
         self.model = m = scene_model(robot, base, base_pos, base_quat, 1/(fps*substeps))
-        self.gains = gains or pd_gains(robot, m)
+        self.gains, self.torque = gains or pd_gains(robot, m), np.full((num_envs, len(robot.joint_names)), np.nan)
         self.qpos_adr, self.qvel_adr = (np.array([getattr(m.joint(n), a)[0] for n in robot.joint_names]) for a in ("qposadr", "dofadr"))
-        joint = m.body(robot.root_body).jntadr[0]
-        self.free = None if base == "fixed" else (m.jnt_qposadr[joint], m.jnt_dofadr[joint])
-        self.fixed_pose = np.array(base_pos, float), m.body(robot.root_body).quat.copy()
+        root = m.body(robot.root_body)
+        self.fixed_pose, self.free = (np.array(base_pos, float), root.quat.copy()), None if base == "fixed" else (m.jnt_qposadr[root.jntadr[0]], m.jnt_dofadr[root.jntadr[0]])
         self.data = [mujoco.MjData(m) for _ in range(num_envs)]
         self._qpos, self._qvel, self._force = ([getattr(d, k) for d in self.data] for k in ("qpos", "qvel", "qfrc_applied"))
-        self.torque = np.full((num_envs, len(robot.joint_names)), np.nan)
 
     def state(self):
         "The `State` of all simulations; torque is NaN before the first step."
-        q, v, n = np.stack(self._qpos), np.stack(self._qvel), self.num_envs
+        q, v, n, (a, b) = np.stack(self._qpos), np.stack(self._qvel), self.num_envs, self.free or (0, 0)
         if self.free is None: root = *(np.tile(x, (n, 1)) for x in self.fixed_pose), np.zeros((n, 3)), np.zeros((n, 3))
-        else:
-            a, b = self.free
-            root = q[:, a:a+3], q[:, a+3:a+7], v[:, b:b+3], quat_rotate(q[:, a+3:a+7], v[:, b+3:b+6])
+        else: root = q[:, a:a+3], q[:, a+3:a+7], v[:, b:b+3], quat_rotate(q[:, a+3:a+7], v[:, b+3:b+6])
         return State(q[:, self.qpos_adr], v[:, self.qvel_adr], *root, self.torque.copy())
 
     def set_state(self,
