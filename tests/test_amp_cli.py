@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from motionbench.amp.files import read_amp
 from motionbench.cli import main
 from motionbench.core.gait import bundled_clips
 from motionbench.core.robot import ASSETS
@@ -75,6 +76,9 @@ def test_merging_with_weights_and_reporting(cli, motions):
     assert code == 0 and json.loads(out)["names"] == ["3/walking_slow01", "3/walking_turn02", "7/run03"], err
     code, out, err = cli("amp", "merge", "data", "--out", "data/all.npz", "--json")                        # again: its own result is no source
     assert code == 0 and json.loads(out)["clips"] == 3
+    code, out, err = cli("amp", "merge", "data/3", "data/7", "--out", "parts.npz", "--validation", "0.3", "--json")
+    train, validation = (read_amp(f"parts_{k}.npz") for k in ("train", "validation"))
+    assert code == 0 and len(train) + len(validation) == 553 and {c.name for c in train.clips}.isdisjoint(c.name for c in validation.clips)
     code, out, err = cli("amp", "report", "data/all.npz", "--command", "0.5,1.0", "--out", "all.png")
     assert code == 0 and "within the commanded 0.5 to 1 m/s" in out and "root_linear_velocity" in out and Path("all.png").read_bytes()[:4] == b"\x89PNG"
     code, out, err = cli("amp", "export", "data/all.npz", "--to", "isaaclab", "--out", "lab", "--json")
@@ -121,3 +125,18 @@ def test_verify_ends_with_one_when_a_check_fails(cli, motions):
     Path("other.yaml").write_text(other)
     code, out, err = cli("amp", "verify", "a.npz", "--robot-config", "other.yaml", "--robot", "biped", "--no-audit")
     assert code == 1 and "the same joints in another order: column 0 is waist_yaw, the config has left_hip_pitch" in out
+
+
+def test_a_short_training_and_the_leaks_of_its_policy(cli, motions):
+    "The whole circle: data, training, rollouts in the data's layout, and what gives the policy away."
+    assert cli("amp", "convert", "motions", "--out", "data", "--include", "3/*", "--merged-output", "walks.npz")[0] == 0
+    code, out, err = cli("amp", "train", "data/walks.npz", "--steps", "32", "--num-envs", "4", "--out", "trained", "--rollouts", "rollouts.npz", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["updates"] == 2 and 0.02 < found["untrained"]["pose_error"] < 1 and sorted(p.name for p in Path("trained").iterdir()) == ["training.json", "weights.safetensors"], err
+    policy = read_amp("rollouts.npz")
+    assert policy.layout == read_amp("data/walks.npz").layout and len(policy.clips) == 16 and policy.clips[0].source["steps"]
+    code, out, err = cli("amp", "verify", "data/walks.npz", "--policy", "rollouts.npz", "--disc-acc", "0.98", "--no-audit", "--json")
+    found = json.loads(out)
+    assert code == 1 and found["passed"] and "root_linear_velocity" in found["leaking"] and any("constant" in line for line in found["diagnosis"])     # a robot on a stand does not move its root
+    code, out, err = cli("amp", "train", "data/walks.npz", "--steps", "-1")
+    assert code == 2 and "steps is -1" in err

@@ -123,7 +123,7 @@ def in_words(dataset)->str:
     clips = f"{len(dataset.clips)} clips, " if len(dataset.clips) > 1 else ""
     return f"{clips}{len(dataset)} frames of {dataset.layout.dim} features at {dataset.fps:g} fps, layout {dataset.layout.name}"
 
-# %% ../../nbs/cli/06_amp.ipynb #3ef70b49
+# %% ../../nbs/cli/06_amp.ipynb #9bb0b102
 def layout_flags(parser):
     "Flags that say what a file of the original scripts does not."
     parser.add_argument("--layout", default="", metavar="NAME", help="layout of a file that does not say it: wildrobot-v1 or wildrobot-v2")
@@ -137,6 +137,8 @@ def add_amp_merge(commands):
     p.add_argument("sources", nargs="+", metavar="PATH", help="AMP files (.npz, .pkl), or folders of them; of twins with one name the .npz is taken")
     p.add_argument("--output", "--out", dest="out", required=True, metavar="FILE", help="the dataset, .npz or .pkl")
     p.add_argument("--weight", action="append", default=[], metavar="CLIP=NUMBER", help="how often a clip is drawn, in proportion to its length (default: 1)")
+    p.add_argument("--validation", type=float, metavar="SHARE", help="also split it by recording: NAME_train and NAME_validation with about that share of the frames, copies of a clip on the side of their recording")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="of the split (default: 0)")
     layout_flags(p)
     common(p, "include", "json")
     p.set_defaults(function=command_amp_merge)
@@ -144,9 +146,13 @@ def add_amp_merge(commands):
 
 def command_amp_merge(args)->int:
     "Merge files."
-    from motionbench.amp.files import merge_files
+    from motionbench.amp.dataset import split_validation
+    from motionbench.amp.files import merge_files, write_amp
     whole = merge_files(amp_files(args.sources, args.include, Path(args.out)), args.out, weights_of(args.weight), args.layout, config_dict(args.robot_config))
-    report(args, {"file": args.out, **facts(whole), "names": [c.name for c in whole.clips]}, f"{args.out}: {in_words(whole)}")
+    made = {args.out: whole}
+    if args.validation is not None:
+        for name, part in zip(("train", "validation"), split_validation(whole, args.validation, args.seed)): made[str(write_amp(part, Path(args.out).with_stem(f"{Path(args.out).stem}_{name}")))] = part
+    report(args, {"file": args.out, **facts(whole), "names": [c.name for c in whole.clips], "files": list(made)}, "\n".join(f"{path}: {in_words(d)}" for path, d in made.items()))
     return 0
 
 
