@@ -68,7 +68,7 @@ def convert_all(
     for row in failed: print(f"failed {row['error']}", file=sys.stderr)
     return int(bool(failed))
 
-# %% ../../nbs/cli/07_torque.ipynb #3ca64a5e
+# %% ../../nbs/cli/07_torque.ipynb #54a4bdd4
 def add_torque_from_csv(commands):
     "The parser of `motionbench torque from-csv`."
     p = commands.add_parser("from-csv", help="logs of a simulation (CSV) to clips of torques (.npz): a file or a folder",
@@ -89,11 +89,14 @@ def command_torque_from_csv(args)->int:
     from motionbench.torque.files import write_torque
     from motionbench.torque.folder import read_torque_folder
     source = Path(one_of(args.source, args.named, "a CSV file or a folder")).expanduser()
-    robot = as_robot(args.robot, args.robot)
+    robot, written = as_robot(args.robot, args.robot), set()
     def convert(path, out):
         "Rows of the clips of one log."
         clips = {"": read_torque_folder(path, args.fps)} if path.is_dir() else read_torque_csv(path, args.fps, robot, args.joint_order)
-        return [clip_row(path, write_torque(clip, out.with_name(f"{out.stem}_{part}.npz") if part else out), clip) for part, clip in clips.items()]
+        files = {out.with_name(f"{out.stem}_{part}.npz") if part else out: clip for part, clip in clips.items()}
+        if taken := [str(f) for f in files if f in written]: raise MotionFormatError(path, f"its clips would go into {', '.join(taken)}, which another log has made", "Rename one of the logs")
+        written.update(files)
+        return [clip_row(path, write_torque(clip, f), clip) for f, clip in files.items()]
     return convert_all(args, source, (".csv", ".npz"), convert, tables=True)
 
 

@@ -91,7 +91,7 @@ def read_isaaclab(
     more = ("fps", "joint_torques", "record_time", "metadata", *EXTRA)
     with reading(path, "an Isaac Lab clip"): return isaaclab_motion(path, npz_arrays(path, (*ISAACLAB_KEYS, *more), optional=more), robot, root, fps)
 
-# %% ../../nbs/io/18_isaaclab.ipynb #0d587769
+# %% ../../nbs/io/18_isaaclab.ipynb #e419778b
 def isaaclab_arrays(
     path,  # the file to be written, for messages
     motion,  # `Motion`
@@ -104,7 +104,7 @@ def isaaclab_arrays(
     if motion.torque is not None: arrays["joint_torques"] = motion.torque
     facts, more = motion.source.get("torque"), {k: motion.extra[k] for k in EXTRA if k in motion.extra}
     try: check_assist(facts or {}, more.get("assist_wrench"))
-    except InvalidMotion as e: raise MotionFormatError(path, f"is not written: {e}", "Put the wrench into the clip's extra['assist_wrench']") from None
+    except InvalidMotion as e: raise MotionFormatError(path, f"is not written: {e}", "A Motion has the wrench in extra['assist_wrench'], and what is said of it in source['torque']") from None
     return arrays | more | ({"metadata": np.array(json.dumps(facts))} if facts else {})
 
 

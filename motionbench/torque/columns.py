@@ -13,7 +13,7 @@ from ..core.errors import MotionFormatError
 from ..io.joints import joints_of
 from ..io.skeletons import isaaclab_order
 
-# %% ../../nbs/torque/01_columns.ipynb #b5d3deed
+# %% ../../nbs/torque/01_columns.ipynb #79b97fab
 KIND = r"(?:(?P<kind>applied|computed)_)?"
 FRONT = dict(joint_torques=KIND + r"(?:(?:joint|dof)_)?(?:torques?|efforts?|tau)", dof_positions=r"(?:joint|dof)_(?:pos|positions?)(?P<kind>)", dof_velocities=r"(?:joint|dof)_(?:vel|velocity|velocities)(?P<kind>)")
 BEHIND = dict(joint_torques=KIND + r"(?:torque|effort)", dof_positions=r"(?:pos|position)(?P<kind>)", dof_velocities=r"(?:vel|velocity)(?P<kind>)")
@@ -40,7 +40,7 @@ def body_column(
     for array, word in BODY.items():
         m = re.fullmatch(rf"body_(?:{word})_(?P<body>.+)_(?P<c>[wxyz])|(?P<name>.+?)_(?:{word})(?:_(?P<d>[wxyz])|_global_(?P<n>\d))", name)
         if m and not name.startswith("imu"):
-            c, body = m["c"] or m["d"] or m["n"], m["body"] or m["name"]
+            c, body = m["c"] or m["d"] or m["n"], m["body"] or m["name"].removeprefix("body_")
             at = int(c) if c.isdigit() else ("wxyz" if array == "body_rotations" else "xyz").find(c)
             return array, f"body_{body}" if body.isdigit() else body, at
 

@@ -22,7 +22,7 @@ from ..io.skeletons import bodies_of
 from .columns import body_columns, joint_columns, settle_joints
 from .files import ARRAYS, TorqueClip
 
-# %% ../../nbs/torque/01_csv.ipynb #518f6981
+# %% ../../nbs/torque/01_csv.ipynb #a3b92165
 CLOCK = dict(time=("time", "time_s", "timestamp", "t"), step=("timestep", "step", "frame"), env=("env", "env_id", "environment"), episode=("episode", "episode_id"))   # columns that are no data
 ASSIST = tuple(f"assist_{q}_{c}" for q in ("force", "moment") for c in "xyz")
 
@@ -35,9 +35,9 @@ def taking_turns(
     seen = np.unique(np.round(clock - clock.min(), 6))
     step = np.round((clock - clock.min())/(np.median(np.diff(seen)) if len(seen) > 1 else 1)).astype(int)
     goes_on = lambda n, m: ((step[n:m] == step[:m - n] + 1) | (step[n:m] == 0)).all()
-    for n in np.flatnonzero((step[1:] == step[0] + 1) | (step[1:] == 0)) + 1:
-        if all(goes_on(n, m) for m in (min(8*n, len(step)), len(step))): return int(n)
-    if ((np.diff(step) > 0) | (step[1:] == 0)).all(): return 1
+    if goes_on(1, len(step)) or ((np.diff(step) > 0) | (step[1:] == 0)).all(): return 1
+    for n in range(2, len(step)//2 + 1):
+        if step[n] in (0, step[0] + 1) and all(goes_on(n, m) for m in (min(8*n, len(step)), len(step))): return n
     raise MotionFormatError(path, "has rows of several environments, and its steps do not tell which is whose", "Add a column env")
 
 

@@ -92,7 +92,7 @@ class TorqueClip:
         holds = f"{main[0]} alone" if len(main) == 1 else f"without {', '.join(self.absent)}" if self.absent else "complete"
         return f"TorqueClip({len(self.joint_names)} joints, {len(self)} frames at {self.fps:g} fps = {self.duration:.2f} s; {holds}{', assisted' if self.assist is not None else ''})"
 
-# %% ../../nbs/torque/00_files.ipynb #da742879
+# %% ../../nbs/torque/00_files.ipynb #d6182bca
 def clip_of_arrays(
     path,  # where they come from, for messages
     arrays:dict,  # by their names in the file
@@ -121,6 +121,7 @@ def arrays_of_clip(
 def torque_clip(
     motion:Motion,  # one clip with torques
     robot=None,  # `Robot` or its name, for bodies that are not stored; by default the clip's own
+    path=None,  # for messages, by default the motion's file
     **meta,  # metadata, as in the table above
 )->TorqueClip:
     "The motion as a clip of torques; `InvalidMotion` if it has none, or holds several clips."
@@ -129,7 +130,7 @@ def torque_clip(
     source = {k: v for k, v in motion.source.items() if k != "torque"}
     facts = {"robot": getattr(robot, "name", robot) or motion.robot, **(motion.source.get("torque") or {}), **meta}
     if "provenance" in facts: source = {**source, "before": facts["provenance"]}
-    arrays = isaaclab_arrays(source["file"] or "the motion", replace(motion, source={"torque": facts}), robot)
+    arrays = isaaclab_arrays(path or source["file"] or "the motion", replace(motion, source={"torque": facts}), robot)
     calculated = [k for k, (f, _) in ARRAYS.items() if k not in ("joint_torques", *SIDE) and getattr(motion, f) is None]
     return clip_of_arrays("the motion", arrays, provenance=source, calculated=sorted({*calculated, *facts.get("calculated", [])}))
 
@@ -144,7 +145,7 @@ def motion_of_clip(
     if lacks: raise InvalidMotion(f"{clip} cannot be a Motion, which has joint angles and the pose of the root: {', '.join(lacks)} {'is' if len(lacks) == 1 else 'are'} not there")
     return isaaclab_motion((clip.meta.get("provenance") or {}).get("file") or "the clip", arrays_of_clip(clip), robot, root)
 
-# %% ../../nbs/torque/00_files.ipynb #dee9a41d
+# %% ../../nbs/torque/00_files.ipynb #b05b4562
 def read_torque(
     path,  # the `.npz`
     need:tuple=("joint_torques",),  # arrays that must be there, by their names in the file
@@ -164,9 +165,11 @@ def write_torque(
     robot=None,  # `Robot` or its name, for the bodies of a `Motion` that stores none
     **meta,  # metadata, as in the table above
 )->Path:
-    "Write the clip, as far as it is known; atomic. `InvalidMotion` for an assisted rollout without its wrench, or a clip without torques."
-    clip = torque_clip(clip, robot, **meta) if isinstance(clip, Motion) else replace(clip, meta={**clip.meta, **meta})
-    if clip.torque is None: raise InvalidMotion(f"{clip} holds no torques; a motion without them is written by io.isaaclab.write_isaaclab")
-    arrays = arrays_of_clip(clip)
+    "Write the clip, as far as it is known; atomic. `MotionFormatError` for an assisted rollout without its wrench, or a clip without torques."
+    try:
+        clip = torque_clip(clip, robot, path, **meta) if isinstance(clip, Motion) else replace(clip, meta={**clip.meta, **meta})
+        if clip.torque is None: raise InvalidMotion(f"{clip} has no torques; a motion without them is written by io.isaaclab.write_isaaclab")
+        arrays = arrays_of_clip(clip)
+    except InvalidMotion as e: raise MotionFormatError(path, f"is not written: {e}") from None
     with atomic_path(path) as temp, open(temp, "wb") as f: np.savez(f, **arrays)
     return Path(path)
