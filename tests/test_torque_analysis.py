@@ -1,4 +1,5 @@
 "Gait events, effort and patterns against what is known by construction."
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from motionbench.core.mirror import mirror_motion
 from motionbench.core.motion import Motion, concatenate
 from motionbench.core.robot import load_robot
 from motionbench.retarget.clip import retarget
+from motionbench.torque.analysis import analysis_dict, analysis_figure, analysis_table, analyze_torque, similarity_table, write_profiles
 from motionbench.torque.effort import available_torque, cost_of_transport, effort_table, joint_power, joint_work, saturation, symmetry
 from motionbench.torque.gait import foot_stances, gait_events, profiles, time_normalize
 from motionbench.torque.patterns import band_share, directions, dtw_distance, principal_components, similarity, spectrum, synergies
@@ -164,3 +166,50 @@ def test_similarity_and_spectra():
     f, p = spectrum(np.stack([3*np.sin(2*np.pi*5*t)], 1), 100)
     assert f[p[:, 0].argmax()] == 5 and np.trapezoid(p[:, 0], f) == pytest.approx(4.5, rel=0.05)            # mean square of the sine
     assert band_share(np.stack([np.sin(2*np.pi*3*t), np.sin(2*np.pi*30*t)], 1), 100).round(2).tolist() == [0, 1]
+
+
+# ---- the analysis of a clip
+
+@pytest.fixture(scope="module")
+def analysis(walk, biped): return analyze_torque(walk, biped, "walk")
+
+
+def test_a_generated_walk_is_physical(analysis, biped):
+    f = analysis.facts
+    assert f["strides"] >= 4 and abs(f["ground_force_mean"] - 1) < 0.02 and f["physical"]["root_force_median_pct"] < 5 and "inverse dynamics" in f["torques"]
+    assert 0.1 < f["cost_of_transport"]["absolute"] < 1 and f["peak_torque"] == pytest.approx(np.abs(analysis.motion.torque).max()) and (np.diff(f["components"]) > 0).all()
+    found = json.loads(json.dumps(analysis_dict(analysis)))
+    assert {r["joint"] for r in found["effort"]} == set(biped.joint_names) and all(r["correlation"] > 0.95 for r in found["symmetry"] if r["correlation"] is not None)
+
+
+def test_stored_torques_are_taken_as_they_are(biped):
+    m = swinging(biped)
+    a = analyze_torque(m, biped, "swing")
+    assert a.computed is None and a.facts["torques"] == "as stored" and "physical" not in a.facts and np.array_equal(a.motion.torque, m.torque)
+    assert a.facts["components"][0] == pytest.approx(1) and len(analysis_table([a])) == 1                # all joints swing in phase: one component
+
+
+def test_profiles_and_figures_of_clips_with_and_without_strides(analysis, biped, tmp_path):
+    still = analyze_torque(retarget(bundled_clips()["squat"], biped), biped, "squat")
+    assert still.strides == {} and still.facts["strides"] == 0
+    for a, first, rows in ((analysis, "percent", 101), (still, "time", len(still.motion))):
+        path = write_profiles(a, tmp_path/f"{a.name}.csv")
+        head, *lines = path.read_text().splitlines()
+        assert head.startswith(first) and len(lines) == rows
+        assert len(analysis_figure(a).axes) >= 6
+    rows = similarity_table([analysis, replace(analysis, name="again"), still])
+    assert [r["clips"] for r in rows] == ["walk / again"] and rows[0]["correlation"] == pytest.approx(1) and rows[0]["dtw"] == 0
+
+
+def test_the_command(tmp_path, monkeypatch, capsys, walk, biped):
+    from motionbench.cli import main
+    from motionbench.io.gmr import write_gmr
+    from motionbench.io.native import write_npz
+    monkeypatch.chdir(tmp_path)
+    write_npz(walk, "in/walk.npz"), write_gmr(walk, "in/walk.pkl"), write_npz(retarget(bundled_clips()["squat"], biped), "in/squat.npz")
+    (tmp_path/"in/notes.txt").write_text("hello")
+    assert main(["torque", "analyze", "in", "--out", "out", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [c["clip"] for c in found["clips"]] == ["squat", "walk"] and len(found["skipped"]) == 2 and sorted(p.name for p in (tmp_path/"out").iterdir()) == [f"{n}.{s}" for n in ("squat", "walk") for s in ("csv", "json", "png")]
+    assert main(["torque", "analyze", "in", "--include", "hop*"]) == 2 and "fits 'hop*'" in capsys.readouterr().err
+    assert main(["torque", "analyze", "in/walk.npz", "--cutoff", "99"]) == 2 and "cutoff is 99" in capsys.readouterr().err

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['inputs', 'outputs', 'convert_all', 'add_torque_from_csv', 'command_torque_from_csv', 'clip_row', 'add_torque_to_csv',
-           'command_torque_to_csv', 'add_torque']
+           'command_torque_to_csv', 'add_torque_analyze', 'command_torque_analyze', 'write_analysis', 'add_torque']
 
 # %% ../../nbs/cli/07_torque.ipynb #1c7bac7e
 import sys
@@ -141,9 +141,56 @@ def command_torque_to_csv(args)->int:
         return [row | {"lost": lost, "says": "; ".join([row["says"], *([f"left out: {', '.join(lost)}"] if lost else [])])}]
     return convert_all(args, source, (".npz", "" if args.tables else ".csv"), convert)
 
-# %% ../../nbs/cli/07_torque.ipynb #0e215588
+# %% ../../nbs/cli/07_torque.ipynb #b83c122a
+def add_torque_analyze(commands):
+    "The parser of `motionbench torque analyze`."
+    p = commands.add_parser("analyze", help="strides, effort, symmetry, patterns and residuals of clips, as tables, JSON, CSV and figures",
+                            description="A clip with torques is taken as it is; one without gets them by inverse dynamics with ground forces, and it is said how much of the weight no plausible ground force explains.")
+    p.add_argument("source", nargs="+", metavar="PATH", help="robot motion, with torques or without: files or folders")
+    p.add_argument("--out", default="", metavar="DIR", help="for each clip NAME.json, NAME.csv (profiles over the stride) and NAME.png")
+    p.add_argument("--cutoff", type=float, default=6.0, metavar="HZ", help="of the filter where torques are computed (default: 6)")
+    common(p, "include", "robot", "json", robot="")
+    p.set_defaults(function=command_torque_analyze)
+
+
+def command_torque_analyze(args)->int:
+    "Analyze; 1 if a file of a folder failed."
+    from motionbench.pipeline.steps import robot_clips
+    from motionbench.pipeline.work import read_robot_motion
+    from motionbench.torque.analysis import analysis_dict, analysis_table, analyze_torque, similarity_table
+    clips, skipped, _ = robot_clips(args.source, "", args.robot, include=args.include)
+    names, done, failed = {c.inputs[0]: c.name.split("/", 1)[1] for c in clips}, [], []
+    for path, name in names.items():
+        try: done.append(analyze_torque(*read_robot_motion(path, args.robot), name, args.cutoff))
+        except MotionbenchError as e:
+            if len(names) == 1: raise
+            failed.append({"file": str(path), "error": str(e)})
+            continue
+        if args.out: write_analysis(done[-1], Path(args.out)/name)
+    alike = similarity_table(done) if len(done) > 1 else None
+    report(args, {"clips": [analysis_dict(a) for a in done], "similarity": [dict(r) for r in alike or ()], "failed": failed, "skipped": skipped},
+           "\n\n".join([analysis_table(done).text(), *([alike.text()] if alike else [])]) if done else "no clip was analyzed")
+    list_skipped(skipped)
+    for row in failed: print(f"failed {row['file']}: {row['error']}", file=sys.stderr)
+    return int(bool(failed))
+
+
+def write_analysis(
+    analysis,  # `TorqueAnalysis`
+    place:Path,  # of the three files, without suffix
+):
+    "Write JSON, CSV and figure."
+    from motionbench.io.files import atomic_path
+    from motionbench.pipeline.cache import write_json
+    from motionbench.torque.analysis import analysis_dict, analysis_figure, write_profiles
+    from motionbench.view.style import figure_png
+    write_json(place.with_name(place.name + ".json"), analysis_dict(analysis))
+    write_profiles(analysis, place.with_name(place.name + ".csv"))
+    with atomic_path(place.with_name(place.name + ".png")) as temp: temp.write_bytes(figure_png(analysis_figure(analysis)))
+
+# %% ../../nbs/cli/07_torque.ipynb #ac3d761a
 def add_torque(commands):
     "The parser of `motionbench torque`."
-    p = commands.add_parser("torque", help="joint torques: from-csv, to-csv")
+    p = commands.add_parser("torque", help="joint torques: analyze, from-csv, to-csv")
     p = p.add_subparsers(dest="torque", required=True, metavar="COMMAND", parser_class=Parser)
-    for add in (add_torque_from_csv, add_torque_to_csv): add(p)
+    for add in (add_torque_analyze, add_torque_from_csv, add_torque_to_csv): add(p)

@@ -68,19 +68,19 @@ def synergies(
     w, h = w[:, first], h[first]
     return Patterns(w, h, np.zeros(x.shape[1]), np.array([1 - ((x - w[:, :k] @ h[:k])**2).sum()/total for k in range(1, count + 1)]))
 
-# %% ../../nbs/torque/12_patterns.ipynb #47297cdd
+# %% ../../nbs/torque/12_patterns.ipynb #129fee43
 def dtw_distance(
     a:np.ndarray,  # `(T, C)`
     b:np.ndarray,  # `(U, C)`
     band:float=0.1,  # of the longer one: how far the curves may be shifted against each other
 )->float:
-    "Mean distance along the best alignment."
+    "Mean distance along the best alignment, the root mean square over the columns."
     a, b = (np.asarray(x, float).reshape(len(x), -1) for x in (a, b))
     if a.shape[1] != b.shape[1]: raise InvalidMotion(f"curves with {a.shape[1]} and {b.shape[1]} columns cannot be compared")
     n, m = len(a), len(b)
     reach = max(abs(n - m), int(np.ceil(band*max(n, m))))
     cost, steps = np.full((n + 1, m + 1), np.inf), np.zeros((n + 1, m + 1))
-    cost[0, 0] = 0
+    cost[0, 0], a, b = 0, a/np.sqrt(a.shape[1]), b/np.sqrt(a.shape[1])     # distances are root mean squares over the columns
     for i in range(1, n + 1):
         centre = round(i*m/n)
         for j in range(max(1, centre - reach), min(m, centre + reach) + 1):
