@@ -3,10 +3,13 @@ import os, re, signal, subprocess, sys, time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from motionbench.core.errors import MotionbenchError
+from motionbench.core.errors import ConfigError, MotionbenchError
+from motionbench.core.gait import bundled_clips
+from motionbench.io.native import write_npz
 from motionbench.pipeline.cache import code_key, read_json, record_path
 from motionbench.pipeline.clips import Clip, make_clip, map_clips
 from motionbench.pipeline.engine import NotebookError, execute
@@ -190,3 +193,18 @@ def test_an_interrupted_notebook_is_an_interrupt(tmp_path):
 def test_no_two_files_of_a_folder_share_a_clip_name():
     names = clip_names(Path("d"), [Path("d")/n for n in ("walk.npz", "walk.bvh", "walk.npz.bvh", "run.v2.bvh")])
     assert list(names.values()) == ["walk.npz", "walk.bvh", "walk.npz.bvh", "run.v2"]
+
+
+def test_the_torque_notebook_in_a_pipeline_of_ones_own(tmp_path, monkeypatch):
+    "Retargeted clips to torques and their analysis; the second run finds everything done."
+    from motionbench.pipeline.run import run
+    monkeypatch.chdir(tmp_path)
+    write_npz(bundled_clips()["walk"], "in/walk.npz")
+    Path("mine.yaml").write_text("steps:\n  - {name: retarget, notebook: 10_retarget.ipynb}\n  - {name: torque, notebook: 40_torque.ipynb}\n")
+    said = []
+    summary = run("mine.yaml", "in", "biped", "out", say=said.append)
+    assert not summary.failed and sorted(p.name for p in Path("out/torque/biped").iterdir()) == ["walk.csv", "walk.json", "walk.npz", "walk.png"]
+    with np.load("out/torque/biped/walk.npz") as f: assert f["joint_torques"].shape == (len(f["dof_positions"]), 9) and "inverse dynamics" in str(f["metadata"])
+    with pytest.raises((ConfigError, NotebookError), match="fits 'hop'"): run("mine.yaml", "in", "biped", "out", typed=["torque.include=hop"], say=said.append)
+    said.clear()
+    assert run("mine.yaml", "in", "biped", "out", say=said.append) and run("mine.yaml", "in", "biped", "out", say=said.append) and [line.split()[1:4] for line in said[2:]] == [["up", "to", "date"]]*2

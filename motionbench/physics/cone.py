@@ -25,10 +25,12 @@ def nearest_in_cone(
     "The nearest force `(..., 3)` that pushes up and stays within friction."
     return np.moveaxis(_project(np.moveaxis(np.asarray(force, float), -1, 0), friction)[0], 0, -1)
 
-# %% ../../nbs/physics/03_cone.ipynb #7d1b8806
+# %% ../../nbs/physics/03_cone.ipynb #5016d594
 def _cross(a, b):
     "Cross product along the first axis."
-    return np.stack([a[1]*b[2] - a[2]*b[1], a[2]*b[0] - a[0]*b[2], a[0]*b[1] - a[1]*b[0]])
+    out = np.empty(np.broadcast_shapes(a.shape, b.shape))
+    for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)): np.subtract(a[j]*b[k], a[k]*b[j], out=out[i])
+    return out
 
 
 def _forces(w, arm, price, friction):
@@ -71,34 +73,56 @@ def _slope(f, state, price, friction):
     A[2, 2] = inside + on
     return A/price
 
-# %% ../../nbs/physics/03_cone.ipynb #835454c9
+# %% ../../nbs/physics/03_cone.ipynb #b0e5d8f7
 BLOCK = 512   # frames
 
 
-def _newton(wrench, arm, price, friction, tolerance, most):
-    "Forces `(3, P, T)` and residual `(6, T)` of a block."
-    plain = np.zeros((3, 3, *price.shape))
-    plain[range(3), range(3)] = 1/price
-    solve = lambda H, x: np.linalg.solve(H, x.T[..., None])[..., 0].T
-    w = solve(_newton_matrix(arm, plain), wrench)
+def _solve(H, x):
+    "Solutions `(6, T)` of the systems `(T, 6, 6)`."
+    return np.linalg.solve(H, x.T[..., None])[..., 0].T
+
+
+def _plain(wrench, arm, price):
+    "The dual variable `(6, T)` if forces were free of cones."
+    free = np.zeros((3, 3, *price.shape))
+    free[range(3), range(3)] = 1/price
+    return _solve(_newton_matrix(arm, free), wrench)
+
+
+def _newton(w, wrench, arm, price, friction, tolerance, most):
+    "From `w`: the dual variable `(6, T)`, the forces `(3, P, T)`, and whether they are within the tolerance, `(T,)`."
     f, state = _forces(w, arm, price, friction)
-    out_f, out_w, todo = f.copy(), w.copy(), np.arange(w.shape[1])
-    for _ in range(most):
+    out_w, out_f, todo = w.copy(), f.copy(), np.arange(w.shape[1])
+    for k in range(most + 1):
         slope = _gradient(w, wrench, arm, f)
         open_ = np.abs(slope).max(0) > tolerance*(1 + np.abs(wrench).max(0))
-        if not open_.any(): return out_f, out_w
-        if not open_.all():
-            todo, w, wrench, arm, price, f, slope, state = todo[open_], w[:, open_], wrench[:, open_], arm[..., open_], price[:, open_], f[..., open_], slope[:, open_], [s[:, open_] for s in state]
-        step, now, size = -solve(_newton_matrix(arm, _slope(f, state, price, friction)), slope), _objective(w, wrench, f, price), np.ones(len(todo))
+        if not open_.all(): todo, w, wrench, arm, price, f, slope, state = todo[open_], w[:, open_], wrench[:, open_], arm[..., open_], price[:, open_], f[..., open_], slope[:, open_], [s[:, open_] for s in state]
+        if not len(todo) or k == most: break
+        step, now, size = -_solve(_newton_matrix(arm, _slope(f, state, price, friction)), slope), _objective(w, wrench, f, price), np.ones(len(todo))
         for _ in range(30):
             new = w + size*step
             f, state = _forces(new, arm, price, friction)
             worse = _objective(new, wrench, f, price) > now + 1e-4*size*(step*slope).sum(0) + 1e-14*np.abs(now)
             if not worse.any(): break
             size[worse] /= 2
-        w = new
-        out_f[..., todo], out_w[:, todo] = f, w
-    return out_f, out_w
+        w, out_w[:, todo], out_f[..., todo] = new, new, f
+    done = np.ones(out_w.shape[1], bool)
+    done[todo] = False
+    return out_w, out_f, done
+
+
+def _block(wrench, arm, price, friction, tolerance):
+    "Forces `(3, P, T)` of a block of frames."
+    _, f, done = _newton(_plain(wrench, arm, price), wrench, arm, price, friction, tolerance, 12)
+    if done.all(): return f
+    wrench, arm, price = wrench[:, ~done], arm[..., ~done], price[:, ~done]
+    dear = np.maximum(10/price.min(0), 1)
+    w = _plain(wrench, arm, dear*price)
+    while dear.max() > 1:
+        w, _, _ = _newton(w, wrench, arm, dear*price, friction, 1e-2, 20)
+        dear = np.maximum(dear/10, 1)
+    f[..., ~done] = _newton(w, wrench, arm, price, friction, tolerance, 100)[1]
+    return f
 
 
 def cone_forces(
@@ -107,12 +131,12 @@ def cone_forces(
     price:np.ndarray,  # of force at a point `(T, P)`, positive
     friction:float,  # coefficient
     tolerance:float=1e-9,  # of the residual, relative to the wrench
-    most:int=50,  # steps of Newton's method
 )->tuple[np.ndarray, np.ndarray]:
     "Forces `(T, P, 3)` in the cones, and the residual `(T, 6)`, what is left of the wrench."
     forces, residual = np.empty(arm.shape), np.empty(wrench.shape)
     for a in range(0, len(wrench), BLOCK):
         s = slice(a, a + BLOCK)
-        f, w = _newton(np.ascontiguousarray(wrench[s].T), np.ascontiguousarray(arm[s].transpose(2, 1, 0)), np.ascontiguousarray(price[s].T), friction, tolerance, most)
-        forces[s], residual[s] = f.transpose(2, 1, 0), w.T
+        block = [np.ascontiguousarray(x[s].T) for x in (wrench, arm, price)]
+        f = _block(*block, friction, tolerance)
+        forces[s], residual[s] = f.T, -_gradient(0, *block[:2], f).T
     return forces, residual

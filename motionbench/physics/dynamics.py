@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'CREEP', 'low_pass', 'extend', 'extend_turns', 'Course', 'differentiate', 'Dynamics', 'generalized',
-           'inverse_dynamics']
+           'visit_frames', 'inverse_dynamics']
 
 # %% ../../nbs/physics/02_dynamics.ipynb #160a8cf6
 from dataclasses import dataclass, replace
@@ -43,7 +43,7 @@ def extend_turns(
     image = lambda end, q: quat_mul(quat_mul(end, quat_conj(q)), end)
     return quat_unflip(np.concatenate([image(q[:1], q[n:0:-1]), q, image(q[-1:], q[-2:-n-2:-1])]))
 
-# %% ../../nbs/physics/02_dynamics.ipynb #1b542650
+# %% ../../nbs/physics/02_dynamics.ipynb #84d1ba37
 @dataclass(frozen=True, eq=False)
 class Course:
     "A filtered motion with its first and second derivatives."
@@ -62,15 +62,14 @@ def _differences(before2, before, here, after, after2, fps):
     return (before2 - after2 + 8*(after - before))*(fps/12), (16*(before + after) - before2 - after2 - 30*here)*(fps**2/12)
 
 
-def _course(motion, cutoff):
-    "Filtered positions and joints, filtered orientations, and their derivatives, of one clip."
-    T, fps = len(motion), motion.fps
+def _course(x, quat, fps, cutoff, section):
+    "Filtered positions and joints `(T, 3 + J)`, filtered orientations, and their derivatives, of one clip."
+    T = len(x)
     if T < 3: raise InvalidMotion(f"an acceleration needs at least three frames, a clip here has {T}")
     n = min(T - 1, 2 if cutoff is None else int(np.ceil(3*fps/cutoff)) + 2)
-    x, q = extend(np.concatenate([motion.root_pos, motion.dof_pos], 1), n), extend_turns(motion.root_quat, n)
-    if cutoff is not None:
-        x, q = (sosfiltfilt(low_pass(fps, cutoff), y.T.copy(), padlen=0).T for y in (x, q))
-        q = q/np.linalg.norm(q, axis=1, keepdims=True)
+    both = np.concatenate([extend(x, n), extend_turns(quat, n)], 1)
+    if cutoff is not None: both = sosfiltfilt(section, both.T.copy(), padlen=0).T
+    x, q = both[:, :-4], both[:, -4:]/np.linalg.norm(both[:, -4:], axis=1, keepdims=True)
     at = lambda y, k: y[n+k:n+k+T]
     turns = [quat_log(quat_mul(quat_conj(at(q, 0)), at(q, k))) if k else 0 for k in (-2, -1, 0, 1, 2)]
     return at(x, 0), at(q, 0), *_differences(*(at(x, k) for k in (-2, -1, 0, 1, 2)), fps), *_differences(*turns, fps)
@@ -81,15 +80,15 @@ def differentiate(
     cutoff:float=6.0,  # Hz, of the filter for all of it; None: no filter
 )->Course:
     "The `Course` of the motion, every clip by itself."
-    ends = [*motion.starts[1:], len(motion)]
-    parts = [_course(motion.cut(a, b) if len(motion.starts) > 1 else motion, cutoff) for a, b in zip(motion.starts, ends)]
+    section, x = None if cutoff is None else low_pass(motion.fps, cutoff), np.concatenate([motion.root_pos, motion.dof_pos], 1)
+    parts = [_course(x[a:b], motion.root_quat[a:b], motion.fps, cutoff, section) for a, b in zip(motion.starts, [*motion.starts[1:], len(motion)])]
     x, quat, v, a, spin, spin_acc = (np.concatenate(p) if len(parts) > 1 else p[0] for p in zip(*parts))
     kept = dict(dof_vel=v[:, 3:], root_lin_vel=v[:, :3], root_ang_vel=quat_rotate(quat, spin))
     gone = dict.fromkeys(("torque", "body_pos", "body_quat", "body_lin_vel", "body_ang_vel", "body_names"))
     clean = replace(motion, root_pos=x[:, :3], root_quat=quat, dof_pos=x[:, 3:], **kept, **gone)
     return Course(clean.with_step("low_pass", cutoff_hz=cutoff, order=4, delay=0), cutoff, v[:, 3:], a[:, 3:], v[:, :3], a[:, :3], spin, spin_acc)
 
-# %% ../../nbs/physics/02_dynamics.ipynb #bc7156e2
+# %% ../../nbs/physics/02_dynamics.ipynb #b2180fb5
 PARTS = ("armature", "damping", "springs", "friction")
 CREEP = 0.05   # rad/s: joint speed at which dry friction is three quarters of its full size
 
@@ -102,10 +101,10 @@ class Dynamics:
     root_force:np.ndarray  # `(T, 3)` N that must act on the robot
     root_moment:np.ndarray  # `(T, 3)` N·m, with the force through the root body's origin
     com:np.ndarray  # centre of mass `(T, 3)` m
-    anchor:np.ndarray  # a point on every joint's axis `(T, J, 3)` m
-    axis:np.ndarray  # direction of every joint's axis `(T, J, 3)`
-    point_pos:np.ndarray  # sole points `(T, C, 3)` m
-    point_vel:np.ndarray  # `(T, C, 3)` m/s
+    anchor:np.ndarray = None  # a point on every joint's axis `(T, J, 3)` m; this and the following only if asked for
+    axis:np.ndarray = None  # direction of every joint's axis `(T, J, 3)`
+    point_pos:np.ndarray = None  # sole points `(T, C, 3)` m
+    point_vel:np.ndarray = None  # `(T, C, 3)` m/s
 
 
 def generalized(
@@ -119,25 +118,28 @@ def generalized(
         x[:, free:free+3], x[:, free+3:free+6], x[:, tree.qvel_adr] = linear, angular, joints[:, order]
     return robot.qpos(course.motion), *out
 
-# %% ../../nbs/physics/02_dynamics.ipynb #0629b2c3
-def _visit(model, qpos, qvel, qacc, keep):
-    "Newton-Euler forces and passive forces `(T, nv)`, and the arrays of `MjData` that `keep(data)` returns, `(T, ...)` each."
-    data = mujoco.MjData(model)
-    views, T = keep(data), len(qpos)
-    out, held = np.zeros((3, T, model.nv)), [np.empty((T, *v.shape)) for v in views]
-    passive = model.jnt_stiffness.any() or model.dof_damping.any() or model.jnt_stiffnesspoly.any() or model.dof_dampingpoly.any()
-    pairs, (q, v, a, spring, damper) = list(zip(held, views)), (getattr(data, k) for k in ("qpos", "qvel", "qacc", "qfrc_spring", "qfrc_damper"))
-    for t in range(T):
+# %% ../../nbs/physics/02_dynamics.ipynb #5c28f94a
+def visit_frames(
+    model,  # `mujoco.MjModel`
+    qpos:np.ndarray,  # `(T, nq)`
+    qvel:np.ndarray,  # `(T, nv)`
+    qacc:np.ndarray,  # `(T, nv)`
+    passive:bool=False,  # also the forces of springs and dampers
+    keep=lambda data: [],  # `MjData` -> arrays of it to be copied in every frame
+)->list:
+    "Forces of the bodies `(T, nv)`, and what was kept, `(T, ...)` each; `keep` may name `qfrc_spring` and `qfrc_damper` if `passive`."
+    data, out = mujoco.MjData(model), np.empty((len(qpos), model.nv))
+    pairs = [(np.empty((len(qpos), *view.shape)), view) for view in keep(data)]
+    q, v, a, (kinematics, centre, speed, rne, springs) = data.qpos, data.qvel, data.qacc, (getattr(mujoco, f"mj_{k}") for k in ("kinematics", "comPos", "comVel", "rne", "passive"))
+    for t in range(len(qpos)):
         q[:], v[:], a[:] = qpos[t], qvel[t], qacc[t]
-        mujoco.mj_kinematics(model, data)
-        mujoco.mj_comPos(model, data)
-        mujoco.mj_comVel(model, data)
-        mujoco.mj_rne(model, data, 1, out[0, t])
-        if passive:
-            mujoco.mj_passive(model, data)
-            out[1, t], out[2, t] = spring, damper
+        kinematics(model, data)
+        centre(model, data)
+        speed(model, data)
+        rne(model, data, 1, out[t])
+        if passive: springs(model, data)
         for rows, view in pairs: rows[t] = view
-    return *out, *held
+    return [out, *(rows for rows, _ in pairs)]
 
 
 def _soles(robot, com, pos, mat, twist):
@@ -155,6 +157,7 @@ def inverse_dynamics(
     robot,  # its `Robot`
     cutoff:float=6.0,  # Hz, of the filter for all of it; None: no filter
     include:tuple=PARTS,  # what the torque counts besides the bodies
+    soles:bool=False,  # also what is needed to bring in forces at the soles
 )->Dynamics:
     "The `Dynamics` of the motion; `ConfigError` for an unknown part or cutoff, `InvalidMotion` for a clip below three frames, `RobotError` for the wrong joints."
     if not set(include) <= {*PARTS}: raise ConfigError(f"include is {tuple(include)}, expected some of {', '.join(PARTS)}")
@@ -162,10 +165,13 @@ def inverse_dynamics(
     back = np.argsort(robot.joint_order(motion.joint_names))         # from the robot's order into the motion's
     qpos, qvel, qacc = generalized(course, robot)
     dofs, root, feet = robot.tree.qvel_adr[back], m.body(robot.root_body).id, [m.body(f.body).id for f in robot.feet]
-    keep = lambda d: [d.subtree_com[root], d.xanchor, d.xaxis, *(x[b] for x in (d.xpos, d.xmat, d.cvel) for b in feet)]
-    force, spring, damper, com, anchor, axis, *poses = _visit(m, qpos, qvel, qacc, keep)
-    parts = dict(armature=lambda: m.dof_armature[dofs]*qacc[:, dofs], damping=lambda: -damper[:, dofs], springs=lambda: -spring[:, dofs],
+    passive = bool({"damping", "springs"} & {*include})
+    keep = lambda d: [d.subtree_com[root], *([d.qfrc_spring, d.qfrc_damper] if passive else ()), *([d.xanchor, d.xaxis, *(x[b] for x in (d.xpos, d.xmat, d.cvel) for b in feet)] if soles else ())]
+    force, com, *kept = visit_frames(m, qpos, qvel, qacc, passive, keep)
+    parts = dict(armature=lambda: m.dof_armature[dofs]*qacc[:, dofs], springs=lambda: -kept[0][:, dofs], damping=lambda: -kept[1][:, dofs],
                  friction=lambda: m.dof_frictionloss[dofs]*np.tanh(qvel[:, dofs]/CREEP))
-    torque, joints, n = force[:, dofs] + sum(parts[k]() for k in include), m.dof_jntid[dofs], len(feet)
-    moment = quat_rotate(course.motion.root_quat, force[:, free+3:free+6])
-    return Dynamics(course, torque, force[:, free:free+3], moment, com, anchor[:, joints], axis[:, joints], *_soles(robot, com, poses[:n], poses[n:2*n], poses[2*n:]))
+    torque, moment = force[:, dofs] + sum(parts[k]() for k in include), quat_rotate(course.motion.root_quat, force[:, free+3:free+6])
+    found = course, torque, force[:, free:free+3], moment, com
+    if not soles: return Dynamics(*found)
+    (anchor, axis, *poses), joints, n = kept[2*passive:], m.dof_jntid[dofs], len(feet)
+    return Dynamics(*found, anchor[:, joints], axis[:, joints], *_soles(robot, com, poses[:n], poses[n:2*n], poses[2*n:]))

@@ -99,7 +99,7 @@ def centre_of_pressure(
     at = (pos[..., :2]*force[..., 2:] - (pos[..., 2:] - floor)*force[..., :2]).sum(1)
     return np.where((up > LEAST*weight)[:, None], at/np.where(up > LEAST*weight, up, 1)[:, None], np.nan)
 
-# %% ../../nbs/physics/03_ground.ipynb #b91c723b
+# %% ../../nbs/physics/03_ground.ipynb #cd4818ea
 @dataclass(frozen=True, eq=False, repr=False)
 class Torques:
     "Joint torques of a motion and the forces that go with them. World frame; joints in the motion's order, points in the order of `robot.feet`. What belongs to the ground is `None` without one."
@@ -141,7 +141,7 @@ def torque_from_motion(
     include:tuple=PARTS,  # what the torque counts besides the bodies
 )->Torques:
     "The `Torques` of the motion; errors as in `inverse_dynamics`."
-    d, (weight, tall) = inverse_dynamics(motion, robot, cutoff, include), body_scale(robot)
+    d, (weight, tall) = inverse_dynamics(motion, robot, cutoff, include, soles=ground is not None), body_scale(robot)
     settings = dict(cutoff_hz=cutoff, filter="Butterworth, second order, forwards and backwards", include=list(include), ground=ground and asdict(ground))
     sides, done = tuple(f.side for f in robot.feet), lambda torque: replace(d.course.motion, torque=torque).with_step("torque_from_motion", **settings)
     if ground is None: return Torques(done(d.torque), d.torque, d.root_force, d.root_moment, d.com, weight, tall, settings, sides)

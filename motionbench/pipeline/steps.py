@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Step', 'index_path', 'read_step', 'run_step', 'robots_of', 'robot_files', 'file_list', 'audit_table', 'gate_counts',
            'nothing_found', 'retarget_folder', 'robot_clips', 'placed', 'repair_folder', 'audit_folder', 'amp_folder',
-           'merge_step', 'note_files']
+           'merge_step', 'note_files', 'torque_folder']
 
-# %% ../../nbs/pipeline/05_steps.ipynb #6975c82a
+# %% ../../nbs/pipeline/05_steps.ipynb #b388bbd5
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from ..core.errors import ConfigError, MotionFormatError
 from .cache import read_json, write_json
 from .clips import Clip, map_clips
 from .checks import check_configs, check_how, config_of, file_options
-from .work import amp_clip, audit_clip, bundled_folder, cached_robot, clip_names, find_files, included, recognise, repair_clip, retarget_clip
+from .work import amp_clip, audit_clip, bundled_folder, cached_robot, clip_names, find_files, fits, included, recognise, repair_clip, retarget_clip, torque_clip
 from ..view.tables import Table
 
 # %% ../../nbs/pipeline/05_steps.ipynb #e68da917
@@ -165,7 +165,7 @@ def retarget_folder(
     parameters = {"fps": fps, "body_models": body_models, "level": level, **how}
     return run_step("retarget", retarget_clip, clips, out, parameters, [source, *([body_models] if body_models else [])], skipped, n_jobs, force)
 
-# %% ../../nbs/pipeline/05_steps.ipynb #41a56f39
+# %% ../../nbs/pipeline/05_steps.ipynb #38c66451
 def robot_clips(
     motions,  # folder or file of robot motion, or a list of them; empty: what the step retarget left in `out`
     out:str,  # the run's folder
@@ -176,7 +176,8 @@ def robot_clips(
     "Clips without outputs yet, rows of skipped files, and what to watch."
     robots = robots_of(robot) if robot else {"own": ""}
     if not motions:
-        rows = [r for r in read_step(out, "retarget").rows if r["robot"] in robots]
+        rows = [r for r in read_step(out, "retarget").rows if r["robot"] in robots and fits(r["clip"], include)]
+        if not rows and include: raise ConfigError(f"no clip that was retargeted into {out} fits {include!r}")
         found, skipped, watch = [(r["robot"], r["clip"], Path(out)/r["file"]) for r in rows], [], [index_path(out, "retarget")]
     else:
         if len(robots) > 1: raise ConfigError(f"the motions given are one robot's, but {len(robots)} are named: {', '.join(robots)}")
@@ -272,3 +273,16 @@ def note_files(
     index = read_json(index_path(step.out, step.name))
     audit = index_path(step.out, "audit")
     write_json(index_path(step.out, step.name), {**index, "also": [*(str(Path(f).resolve()) for f in files), *([str(audit.resolve())] if audit.is_file() else [])]})
+
+# %% ../../nbs/pipeline/05_steps.ipynb #f7511521
+def torque_folder(
+    motions, out:str, robot:str="", # as in `robot_clips`
+    cutoff:float=6.0,  # Hz, of the filter where torques are computed
+    n_jobs:int|None=None, force:bool=False, # as in `map_clips`
+    place:str="torque/{robot}/{clip}",  # where a clip's files go, below `out`, without suffix
+    include:str="",  # patterns of clips, as in `included`
+)->Step:
+    "Torques and their analysis of every clip."
+    clips, skipped, watch = robot_clips(motions, out, robot, include=include)
+    clips = [replace(c, parameters={**c.parameters, "name": c.name.split("/", 1)[1]}) for c in placed(clips, place, (".npz", ".json", ".csv", ".png"))]
+    return run_step("torque", torque_clip, clips, out, {"cutoff": cutoff}, watch, skipped, n_jobs, force)
