@@ -340,7 +340,7 @@ def test_a_pickle_that_contradicts_itself_is_refused(clip, tmp_path, change, wor
     (dict(joint_names=["a"]*9), "a more than once")])
 def test_an_npz_that_contradicts_itself_is_refused(clip, tmp_path, change, words):
     with np.load(write_amp(clip, tmp_path/"wild.npz")) as z: data = dict(z)
-    data["metadata"] = np.array(json.dumps({**json.loads(str(data["metadata"])), **change}))
+    data["metadata"] = np.array(json.dumps({**json.loads(data["metadata"].item()), **change}).encode())
     np.savez(tmp_path/"wild.npz", **data)
     with pytest.raises(MotionFormatError, match=words): read_amp(tmp_path/"wild.npz")
 

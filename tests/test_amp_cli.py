@@ -74,8 +74,9 @@ def test_merging_with_weights_and_reporting(cli, motions):
     assert code == 2 and "a weight is given for run03_amp, but the clips are 3/walking_slow01" in err
     code, out, err = cli("amp", "merge", "data", "--out", "data/all.npz", "--weight", "7/run03=3", "--json")
     assert code == 0 and json.loads(out)["names"] == ["3/walking_slow01", "3/walking_turn02", "7/run03"], err
-    code, out, err = cli("amp", "merge", "data", "--out", "data/all.npz", "--json")                        # again: its own result is no source
-    assert code == 0 and json.loads(out)["clips"] == 3
+    for name in ("data/all.npz", "whole.npz", "data/more.pkl"):                                            # results of earlier merges are no sources, and that is said
+        code, out, err = cli("amp", "merge", "data", "--out", name, "--validation", "0.3", "--json")
+        assert code == 0 and json.loads(out)["clips"] == 3 and "data/all.npz" in err and "a merged dataset" in err
     code, out, err = cli("amp", "merge", "data/3", "data/7", "--out", "parts.npz", "--validation", "0.3", "--json")
     train, validation = (read_amp(f"parts_{k}.npz") for k in ("train", "validation"))
     assert code == 0 and len(train) + len(validation) == 553 and {c.name for c in train.clips}.isdisjoint(c.name for c in validation.clips)
@@ -92,11 +93,29 @@ def test_merging_with_weights_and_reporting(cli, motions):
     (["convert", "motions/7/run03.npz", "--speeds", "fast"], "'fast' are no numbers"), (["convert", "motions/7/run03.npz", "--merged-output", "a.pkl"], "is for a folder"),
     (["convert", "motions", "--out", "d", "--merged-output", "a.csv"], "not as .csv"), (["convert", "motions/7/run03.npz", "--robot-config", "none.yaml"], "no such robot config"),
     (["merge", "motions", "--out", "a.npz"], "lacks features"), (["merge", "nowhere", "--out", "a.npz"], "no such file or folder"), (["normalize"], "name an AMP file"),
-    (["verify", "motions/7/run03.npz"], "lacks features"), (["report", "motions/7/run03.npz", "--command", "1,0"], "is no range")])
+    (["verify", "motions/7/run03.npz"], "lacks features"), (["report", "motions/7/run03.npz", "--command", "1,0"], "is no range"), (["verify", "motions/7/run03.npz", "--disc-acc", "0.9"], "name its rollouts with --policy"),
+    (["merge", "motions/7/run03.npz", "--out", "a.npz", "--validation", "1.5"], "1.5 is no share"), (["normalize", "motions/7/run03.npz", "--mode", "raw"], "say with --output")])
 def test_what_the_commands_refuse(cli, motions, words, message):
     code, out, err = cli("amp", *words)
     assert code == 2 and message in err and len(err.strip().splitlines()) == 1, err
     assert not [p for p in Path(".").rglob("*") if p.name.startswith("a.")]
+
+
+def test_nothing_is_written_over_what_was_read(cli, motions):
+    before = Path("motions/7/run03.npz").read_bytes()
+    code, out, err = cli("amp", "convert", "motions", "--out", "data", "--merged-output", "motions/7/run03.npz")
+    assert code == 2 and "is in the folder that is read" in err and Path("motions/7/run03.npz").read_bytes() == before
+    assert cli("amp", "convert", "motions/7/run03.npz", "--out", "run.npz")[0] == 0
+    code, out, err = cli("amp", "export", "run.npz", "--to", "npz", "--out", "motions/7")
+    assert code == 2 and "is there already" in err and Path("motions/7/run03.npz").read_bytes() == before
+    assert read_amp("run.npz").clips[0].name == "run03"                                                    # of the file, not of the recording
+
+
+def test_bad_requests_for_a_folder_are_refused_once(cli, motions):
+    for words, message in ((["--layout", "zz"], "layout is 'zz'"), (["--layout", "amp-rsl-rl", "--contacts", "sole"], "contact rule of amp-rsl-rl"), (["--speeds", "99"], "speed factor 99"),
+                           (["--layout", "mimickit", "--key-bodies", "nope", "--robot", "biped"], "key bodies nope")):
+        code, out, err = cli("amp", "convert", "motions", "--out", "data", *words)
+        assert code == 2 and message in err and len(err.strip().splitlines()) == 1 and not Path("data/3").exists(), err
 
 
 def test_mixed_rates_and_layouts_are_not_merged(cli, motions):

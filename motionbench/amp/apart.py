@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'COSINES', 'RIDGE', 'LENGTHS', 'UNLIKE', 'Rows', 'thinned', 'parts', 'lift', 'held_out', 'accuracy', 'auc',
-           'halvings', 'null_accuracy', 'limit_of', 'wasserstein', 'outside', 'spread']
+           'halvings', 'null_accuracy', 'limit_of', 'wasserstein', 'quantiles', 'outside', 'spread']
 
-# %% ../../nbs/amp/06_apart.ipynb #8948189a
+# %% ../../nbs/amp/06_apart.ipynb #1253de04
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import solve
 from scipy.stats import rankdata
 
 # %% ../../nbs/amp/06_apart.ipynb #4a9b0357
@@ -54,7 +55,7 @@ def parts(
     if whole and n >= 2*PARTS: return rng.permutation(n)[rows.clip] % PARTS
     return (np.floor(rows.share*PARTS).astype(int) + rng.integers(0, PARTS, n)[rows.clip]) % PARTS
 
-# %% ../../nbs/amp/06_apart.ipynb #932a7d4f
+# %% ../../nbs/amp/06_apart.ipynb #defe900f
 COSINES = 128
 RIDGE = 1e-3
 
@@ -74,17 +75,20 @@ def held_out(
     b:np.ndarray, part_b:np.ndarray,  # and of the other
 )->tuple[np.ndarray, np.ndarray]:
     "Scores `(N,)` of both sides, above zero for the first, each row judged by a fit to the other parts; parts that leave nothing to fit to are left out."
-    sums = [[(len(x[p == k]), x[p == k].sum(0), x[p == k].T @ x[p == k]) for k in range(PARTS)] for x, p in ((a, part_a), (b, part_b))]
-    out = [[], []]
+    sums = [[_moments(x[p == k]) for k in range(PARTS)] for x, p in ((a, part_a), (b, part_b))]
+    total, out = [[sum(m) for m in zip(*s)] for s in sums], [[], []]
     for k in range(PARTS):
-        (na, sa, ga), (nb, sb, gb) = ([sum(s[j][i] for j in range(PARTS) if j != k) for i in range(3)] for s in sums)
+        (na, sa, ga), (nb, sb, gb) = ([t - m for t, m in zip(all_parts, s[k])] for all_parts, s in zip(total, sums))
         if min(na, nb) < 2: continue
         gram = ga/na + gb/nb
         gram[np.diag_indices(len(gram))] += RIDGE*np.trace(gram)/len(gram)
-        c = np.linalg.solve(gram, sa/na - sb/nb)
+        c = solve(gram, sa/na - sb/nb, assume_a="pos", overwrite_a=True, check_finite=False)
         out[0].append(a[part_a == k] @ c)
         out[1].append(b[part_b == k] @ c)
     return tuple(np.concatenate(o) if o else np.zeros(0) for o in out)
+
+
+def _moments(x): return len(x), x.sum(0), x.T @ x
 
 
 def accuracy(
@@ -142,13 +146,23 @@ def limit_of(
     "The accuracy above which two sides differ by more than halves of the same data do; 1 where none can tell."
     return float(min(1.0, max(halves + 0.05, 0.55 + 1.1/np.sqrt(seconds), 0.55 + 1.2/np.sqrt(clips) if clips else 0)))
 
-# %% ../../nbs/amp/06_apart.ipynb #2315856a
+# %% ../../nbs/amp/06_apart.ipynb #857e9646
 def wasserstein(
     a:np.ndarray, b:np.ndarray,  # columns `(N, k)` and `(M, k)`
 )->np.ndarray:
     "1-Wasserstein distance `(k,)` of each column, in the column's unit: mean difference of 1000 quantiles."
     q = (np.arange(1000) + 0.5)/1000
-    return np.abs(np.quantile(a, q, axis=0) - np.quantile(b, q, axis=0)).mean(0)
+    return np.abs(quantiles(a, q) - quantiles(b, q)).mean(0)
+
+
+def quantiles(
+    x:np.ndarray,  # `(N, k)`
+    q:np.ndarray,  # shares `(Q,)`
+)->np.ndarray:
+    "Quantiles `(Q, k)` of every column, as `np.quantile` gives them, but faster for many."
+    s, at = np.sort(x, axis=0), q*(len(x) - 1)
+    low = np.floor(at).astype(int)
+    return s[low] + (at - low)[:, None]*(s[np.minimum(low + 1, len(x) - 1)] - s[low])
 
 
 def outside(

@@ -26,7 +26,7 @@ def noise_for(
     i = int(np.argmax(acc <= middle))
     return float(level[i-1] + (level[i] - level[i-1])*(acc[i-1] - middle)/max(acc[i-1] - acc[i], 1e-9))
 
-# %% ../../nbs/amp/07_diagnosis.ipynb #912e78ab
+# %% ../../nbs/amp/07_diagnosis.ipynb #599fbae3
 def diagnose(
     report,  # `LeakReport`
     disc_acc:float=None,  # accuracy of the discriminator in training, 0 to 1; None: not known
@@ -86,4 +86,4 @@ def hints(report):
     if speed: out.append(f"root_linear_velocity differs most in {speed['worst_column']}: if the policy is told to go at another speed than the reference, keep only the velocity's direction, on both sides.")
     if contacts: out.append(f"foot_contacts: {findings['foot_contacts'].message}.")
     if height: out.append(f"root_height differs by {height['distance']:.2g} standard deviations: if feet float or sink in the reference, correct its height scale.")
-    return out + [f"{f.block}: {f.message}." for f in report.findings if f.kind in ("rough", "mirror", "scale", "sign")]
+    return out + [f"{f.block}: {f.message}." for f in report.findings if f.kind in ("rough", "mirror", "scale", "sign", "offset")]

@@ -6,26 +6,26 @@
 __all__ = ['JOINT_BLOCKS', 'VECTOR_BLOCKS', 'PLACE_BLOCKS', 'Cause', 'Case', 'repairs', 'listing', 'reorderings', 'reframings',
            'rescalings', 'shifts', 'facts']
 
-# %% ../../nbs/amp/06_faults.ipynb #6ede7ed7
+# %% ../../nbs/amp/06_faults.ipynb #dcf7a486
 from dataclasses import dataclass
 
 import numpy as np
 
-from .causes import find_order, find_scale, find_signs, lengths, stuck_columns, turned
+from .causes import find_order, find_scale, find_signs, known_factor, lengths, stuck_columns, turned
 
-# %% ../../nbs/amp/06_faults.ipynb #48a3cdd6
+# %% ../../nbs/amp/06_faults.ipynb #98e03f47
 @dataclass(frozen=True)
 class Cause:
     "One explanation of one block's difference."
     block:str  # name of the block
-    kind:str  # order, sign, mirror, frame, scale, offset, constant, length, held, threshold, rough, undecided or movement
+    kind:str  # order, sign, mirror, frame, scale, offset, constant, length, held, threshold, rough, together, undecided or movement
     contract:bool  # whether the data contract is broken, in contrast to a policy that moves differently
     message:str  # what was seen and what is probably the matter
     value:float = None  # the number it rests on
 
     def __str__(self): return f"{self.block}: {self.message}"
 
-# %% ../../nbs/amp/06_faults.ipynb #66799fa1
+# %% ../../nbs/amp/06_faults.ipynb #04ad3a32
 JOINT_BLOCKS = "joint_positions", "joint_velocities"
 VECTOR_BLOCKS = "root_linear_velocity", "root_angular_velocity", "key_bodies"
 PLACE_BLOCKS = "joint_positions", "root_height", "root_position", "key_bodies"
@@ -42,6 +42,7 @@ class Case:
     fps:float  # frames per second
     masks:tuple = ()  # halves of the reference by stretches, each `(N,)`
     pose_agrees:bool = False  # whether the other joint blocks agree, or do after a repair
+    own:float = None  # size of the velocities against the policy's own poses, in parts of the same of the reference
     orders:tuple = ()  # orders found for other blocks of the same joints
 
     def cause(self, kind, contract, message, value=None): return Cause(self.block, kind, bool(contract), message, value)
@@ -111,11 +112,11 @@ def shifts(case):
     else: what = f"constant offset of {listing([f'{case.names[i]} {shift[i]:+.3f} {unit}' for i in which])}: another zero pose?"
     return [(case.cause("offset", case.pose_agrees or (case.block == "joint_positions" and 3*len(which) <= len(case.names)), what, float(shift[k])), case.pol - shift)]
 
-# %% ../../nbs/amp/06_faults.ipynb #342c4be1
+# %% ../../nbs/amp/06_faults.ipynb #d5fd489e
 def facts(
     case:Case,
 )->Cause | None:
-    "A fault that can be read off: columns that never change, vectors of length one on one side only."
+    "A fault that can be read off: columns that never change, velocities that contradict the policy's own poses, vectors of length one on one side only."
     stuck = stuck_columns(case.ref, case.pol)
     for half in (case.ref[k] for m in case.masks for k in (m, ~m)): stuck &= stuck_columns(half, case.pol)      # a half of the reference is like that too
     if stuck.any():
@@ -128,6 +129,9 @@ def facts(
             return case.cause("constant", case.pose_agrees, f"{what}, {mean:.2f} on average in the reference: a threshold that is always met, or the policy never lifts a foot", float(mean))
         moves = (case.pol.std(0)[~stuck] > 0.3*case.ref.std(0)[~stuck]).mean() > 0.5 if not whole else case.block.endswith("velocities") or case.block.endswith("velocity")
         return case.cause("constant", bool(moves and (zero or not whole)), f"{what}, not in the reference: a quantity that is not filled in, or a joint that the policy lacks", float(stuck.sum()))
+    if case.own and abs(np.log(case.own)) > 1:
+        factor, why = known_factor(case.own, case.fps)
+        return case.cause("scale", True, f"policy values are {factor:.3g} times the reference's, both measured by the differences of their own poses{f': {why}?' if why else ''}", factor)
     if case.block != "root_linear_velocity": return None
     (unit, zero), (unit_pol, zero_pol) = lengths(case.ref), lengths(case.pol)
     if None in (unit, unit_pol) or not (unit or unit_pol): return None

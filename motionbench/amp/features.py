@@ -76,7 +76,7 @@ def _turns(motion, robot, bodies):
     "Turns of the bodies by their own joints `(T, K, 4)`."
     return body_turns(robot.tree, motion.dof_pos[:, robot.joint_order(motion.joint_names)])[:, [robot.body_names.index(b) for b in bodies]]
 
-# %% ../../nbs/amp/03_features.ipynb #2a097e7b
+# %% ../../nbs/amp/03_features.ipynb #ba33eff9
 def contact_block(
     motion:Motion,  # one clip at the final rate, joints in the layout's order
     robot,  # `Robot` that moved
@@ -86,6 +86,9 @@ def contact_block(
     speed:float=CONTACT_SPEED,  # m/s, of the rule sole
 )->tuple[np.ndarray, dict]:
     "Contacts `(T, C)`, and the rule with its thresholds."
+    bad = [(k, v) for k, v in (("contact_height", height), ("contact_speed", speed)) if not 0 < v < np.inf]
+    if bad: raise ConfigError(f"{bad[0][0]} is {bad[0][1]}, expected more than zero")
+    if layout.contact_rule != "sole" and (height, speed) != (CONTACT_HEIGHT, CONTACT_SPEED): raise ConfigError(f"contact_height and contact_speed belong to the rule sole; the contacts here are {layout.contact_rule}")
     if layout.contact_rule == "none": return np.zeros((len(motion), 0)), dict(method="none")
     if layout.contact_rule == "heuristic": return heuristic_contacts(motion.dof_pos, motion.joint_names), dict(method="heuristic")
     if layout.contact_rule == "geometry":

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'META', 'world_velocities', 'amp_pickle', 'check_suffix', 'write_amp', 'write_joint_order',
-           'stated_layout', 'foreign_layout', 'check_width', 'stored', 'read_amp', 'stated_clips', 'merge_files',
-           'export_clips']
+           'stated_layout', 'foreign_layout', 'check_width', 'stored', 'parse_metadata', 'check_twice', 'read_amp',
+           'foreign_clips', 'stated_clips', 'merge_files', 'export_clips']
 
 # %% ../../nbs/amp/04_files.ipynb #4ff4c3ef
 import json
@@ -50,7 +50,7 @@ def amp_pickle(
     notes = {"root_rot": "xyzw, root body to world", "root_lin_vel": "world, m/s, central differences", "root_ang_vel": "world, rad/s, central differences"} if posed else {}
     return {k: v for k, v in out.items() if v is not None} | {"amp_metadata": {**describe_dataset(dataset), **notes}}
 
-# %% ../../nbs/amp/04_files.ipynb #178386b7
+# %% ../../nbs/amp/04_files.ipynb #23e9d4b1
 SUFFIXES = (".npz", ".pkl")
 
 
@@ -77,7 +77,7 @@ def write_amp(
         poses = {k: getattr(dataset, k) for k in ("root_pos", "root_quat") if getattr(dataset, k) is not None}
         if dataset.dof_pos is not None: poses["dof_pos"] = dataset.dof_pos.astype(np.float32, copy=False)
         with atomic_path(path) as temporary, open(temporary, "wb") as f:
-            np.savez(f, features=dataset.features.astype(np.float32, copy=False), **poses, metadata=np.array(json.dumps({**describe_dataset(dataset), **notes, "statistics": table})))
+            np.savez(f, features=dataset.features.astype(np.float32, copy=False), **poses, metadata=np.array(json.dumps({**describe_dataset(dataset), **notes, "statistics": table}).encode()))
     if order: write_joint_order(dataset, path.with_suffix(".joint_order.json"))
     return path
 
@@ -92,15 +92,19 @@ def write_joint_order(
                  feature_dim=layout.dim, layout=layout.name, version=layout.version)
     with atomic_path(path) as temporary: Path(temporary).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
-# %% ../../nbs/amp/04_files.ipynb #5d81c40a
+# %% ../../nbs/amp/04_files.ipynb #fa69a672
 def stated_layout(
     path,  # for messages
     meta:dict,  # as stored
 )->AmpLayout:
     "The layout that our metadata states; `MotionFormatError` if a part is missing, or it is of another version."
-    need = dict(joint_names=list, contact_names=list, key_bodies=list, turned_bodies=list, layout=str, version=str, feature_dim=int, fps=float, contacts=dict, velocity=dict, clips=list, poses=list)
+    need = dict(joint_names=list, contact_names=list, key_bodies=list, turned_bodies=list, layout=str, version=str, feature_dim=int, fps=(int, float), contacts=dict, velocity=dict, clips=list, poses=list,
+                robot=str)
     bad = [k for k, kind in need.items() if not isinstance(meta.get(k), kind)] if isinstance(meta, dict) else list(need)
+    bad += [f"contacts.{k}" for k in ("height_m", "speed_m_s") if not bad and k in meta["contacts"] and not isinstance(meta["contacts"][k], (int, float))]
+    bad += [f"{k}.{name}" for k, name in (("contacts", "method"), ("velocity", "mode")) if not bad and not isinstance(meta[k].get(name), str)]
     if bad: raise MotionFormatError(path, f"its metadata does not state {', '.join(bad)}", "Convert the clip again")
+    if ("root_pos" in meta["poses"]) != ("root_quat" in meta["poses"]): raise MotionFormatError(path, f"its metadata states the poses {meta['poses']}; root_pos and root_quat belong together", "Convert the clip again")
     try: layout = layout_of(meta)
     except ConfigError as e: raise MotionFormatError(path, str(e)) from None
     if layout.version != meta["version"]: raise MotionFormatError(path, f"layout version {meta['version']}, this package reads {layout.version}")
@@ -114,11 +118,13 @@ def foreign_layout(
     config:dict=None,  # robot_config.yaml, for files without joint names
 )->AmpLayout:
     "The layout of a file without our metadata; `MotionFormatError` asks for what cannot be told."
-    names = data.get("joint_names") or ((config or {}).get("actuators") or {}).get("joints")
+    names = data["joint_names"] if data.get("joint_names") is not None else ((config or {}).get("actuators") or {}).get("joints")
+    names = names.tolist() if isinstance(names, np.ndarray) else names
     if not isinstance(names, (list, tuple)): raise MotionFormatError(path, "holds no list joint_names", "Give the robot_config.yaml that it was made with, --robot-config on the command line")
     if not name: raise MotionFormatError(path, "does not say which layout its features have", "Say it: --layout wildrobot-v1 (world frame) or --layout wildrobot-v2 (heading)")
     method = data.get("contact_method") or ""
-    return AmpLayout(names, name=name, contact_rule={"fk": "geometry"}.get(method, method), velocity="direction" if data.get("velocity_normalized") else "raw")
+    try: return AmpLayout(names, name=name, contact_rule={"fk": "geometry"}.get(method, method), velocity="direction" if data.get("velocity_normalized") else "raw")
+    except ConfigError as e: raise MotionFormatError(path, str(e)) from None
 
 
 def check_width(
@@ -134,7 +140,7 @@ def check_width(
         raise MotionFormatError(path, f"{len(layout.joint_names)} joint_names for dof_pos of {dof_pos.shape[1]} columns", "Nobody can tell which joint is missing; convert with the robot's robot_config.yaml")
     if layout.dim != stated: raise MotionFormatError(path, f"{len(layout.joint_names)} joint_names and {len(layout.contact_names)} contacts make {layout.dim} features, but feature_dim is {stated}")
 
-# %% ../../nbs/amp/04_files.ipynb #07dacc2f
+# %% ../../nbs/amp/04_files.ipynb #7d1c9c9e
 def stored(
     path,  # `.npz` or `.pkl`
 )->tuple[dict, dict]:
@@ -142,41 +148,80 @@ def stored(
     path = check_file(path)
     if path.suffix != ".pkl":
         data = npz_arrays(path)
-        try: return data, json.loads(str(data.get("metadata", "{}")))
-        except ValueError as e: raise MotionFormatError(path, f"its metadata is no JSON ({e})", "Convert the clip again") from None
+        return data, parse_metadata(path, data.get("metadata"))
     data = safe_pickle.load(path)
     if not isinstance(data, dict): raise MotionFormatError(path, f"holds a {type(data).__name__}, not the dict of an AMP pickle")
     rot = data.get("root_rot")
     if isinstance(rot, np.ndarray) and rot.shape[-1:] == (4,): data["root_quat"] = rot[..., [3, 0, 1, 2]]
     meta = data.get("amp_metadata", {})
-    for k in ("joint_names", "feature_dim", "fps"):
-        if isinstance(meta, dict) and meta and repr(data.get(k)) != repr(meta.get(k)): raise MotionFormatError(path, f"{k} is {data.get(k)}, but amp_metadata says {meta.get(k)}")
-    return data, meta if "amp_metadata" in data else {}
+    if isinstance(meta, dict) and meta: check_twice(path, data, meta)
+    return data, meta
+
+
+def parse_metadata(
+    path,  # for messages
+    stored,  # the array of the file, bytes or text; None: there is none
+)->dict:
+    "The metadata of an `.npz`; empty if there are none."
+    if stored is None: return {}
+    try: return json.loads(stored.item())
+    except (ValueError, TypeError, RecursionError, AttributeError) as e: raise MotionFormatError(path, f"its metadata is no JSON ({str(e)[:80]})", "Convert the clip again") from None
+
+
+def check_twice(
+    path,  # for messages
+    data:dict,  # contents of a pickle
+    meta:dict,  # ours in it
+):
+    "`MotionFormatError` if what the guide's keys say contradicts our metadata: somebody has edited one of them."
+    plain = lambda x: x.tolist() if isinstance(x, (np.ndarray, np.generic)) else list(x) if isinstance(x, tuple) else x
+    said = {k: meta.get(k) for k in ("joint_names", "feature_dim", "fps", "robot", "num_frames", "clip_starts")}
+    if isinstance(meta.get("velocity"), dict): said["velocity_normalized"] = meta["velocity"].get("mode") != "raw"
+    for k, want in said.items():
+        if k in data and plain(data[k]) != want: raise MotionFormatError(path, f"{k} is {data[k]}, but amp_metadata says {want}", "Take the file as motionbench wrote it, and motionbench amp normalize for its velocities")
 
 
 def read_amp(
     path,  # `.npz` or `.pkl`, ours or of the original scripts
     layout:str="",  # of a file that does not say it
     config:dict=None,  # robot_config.yaml, for a file without joint names
+    fps:float=None,  # frames per second of a file that does not say it
 )->AmpDataset:
-    "The dataset as stored, float32; `MotionFormatError` when the file is not what it should be."
+    "The dataset, features as float32; `MotionFormatError` when the file is not what it should be."
     data, meta = stored(path)
     ours = bool(meta) or "amp_metadata" in data
-    if getattr(data.get("features"), "dtype", np.dtype("O")).kind != "f": raise MotionFormatError(path, "lacks features", f"It has {', '.join(map(str, data)) or 'nothing'}")
+    if not isinstance(data.get("features"), np.ndarray): raise MotionFormatError(path, "lacks features", f"It has {', '.join(map(str, data)) or 'nothing'}")
+    if data["features"].dtype.kind != "f": raise MotionFormatError(path, f"its features are {data['features'].dtype}, expected floating point numbers")
     names = stated_layout(path, meta) if ours else foreign_layout(path, data, layout, config)
     lost = [k for k in POSES if ours and k in meta["poses"] and getattr(data.get(k), "dtype", np.dtype("O")).kind != "f"]
     if lost: raise MotionFormatError(path, f"lacks {', '.join(lost)}", f"It has {', '.join(map(str, data))}")
     if layout and layout != names.name: raise MotionFormatError(path, f"has the layout {names.name}, not {layout}")
     check_width(path, data["features"], meta["feature_dim"] if ours else data.get("feature_dim"), names, data.get("dof_pos"))
-    clips = stated_clips(path, meta) if ours else (AmpClip(Path(path).stem, len(data["features"])),)
-    fps = meta["fps"] if ours else data.get("fps")
-    if not isinstance(fps, (int, float)) or not 0 < fps < np.inf: raise MotionFormatError(path, f"fps is {fps}, expected a positive number")
+    clips = stated_clips(path, meta) if ours else foreign_clips(path, data)
+    rate = meta["fps"] if ours else data.get("fps", fps)
+    try: rate = float(rate)
+    except (TypeError, ValueError): rate = float("nan")
+    if not 0 < rate < np.inf: raise MotionFormatError(path, f"fps is {data.get('fps')}, expected a positive number", "Say it, on the command line with --source-fps")
     shared = {k: v for k, v in meta.items() if k in META} if ours else dict(robot=str(data.get("robot") or ""), velocity={"mode": names.velocity}, contacts={"method": names.contact_rule})
     poses = {k: data[k] for k in POSES if isinstance(data.get(k), np.ndarray) and data[k].dtype.kind == "f"}
-    with reading(path, "AMP features"): return AmpDataset(data["features"], names, float(fps), clips, **poses, meta=shared)
+    with reading(path, "AMP features"): return AmpDataset(data["features"].astype(np.float32, copy=False), names, rate, clips, **poses, meta=shared)
 
 
-META = ("robot", "joint_order_source", "contacts", "velocity", "units", "world", "heading", "time_base")
+META = ("robot", "joint_order_source", "contacts", "velocity", "units", "world", "heading", "time_base", "result")
+
+
+def foreign_clips(
+    path,  # for messages
+    data:dict,  # contents of a pickle without our metadata
+)->tuple[AmpClip, ...]:
+    "Its clips, if it says where they begin; else all of it as one."
+    total, lengths, names, weights = len(data["features"]), data.get("clip_lengths"), data.get("clip_names"), data.get("clip_weights")
+    if lengths is None and data.get("clip_starts") is not None: lengths = np.diff([*data["clip_starts"], total])
+    lengths = [total] if lengths is None else [int(n) for n in lengths]
+    names = [Path(path).stem if len(lengths) == 1 else f"{Path(path).stem}_{i}" for i in range(len(lengths))] if names is None else names
+    weights = [1.0]*len(lengths) if weights is None else weights
+    if not len(names) == len(lengths) == len(weights): raise MotionFormatError(path, f"holds {len(lengths)} clip_lengths, {len(names)} clip_names and {len(weights)} clip_weights")
+    with reading(path, "AMP features"): return tuple(AmpClip(str(n), k, float(w)) for n, k, w in zip(names, lengths, weights))
 
 
 def stated_clips(
@@ -186,23 +231,23 @@ def stated_clips(
     "The clips of the metadata; `MotionFormatError` if an entry is damaged."
     try:
         with reading(path, "AMP features"): return tuple(AmpClip(str(c["name"]), int(c["frames"]), float(c["weight"]), str(c["origin"]), dict(c["source"])) for c in meta["clips"])
-    except (KeyError, TypeError, ValueError) as e:
+    except (KeyError, TypeError, ValueError, OverflowError) as e:
         if isinstance(e, MotionFormatError): raise
         raise MotionFormatError(path, f"its list of clips is damaged ({type(e).__name__}: {e})", "Convert the clips again") from None
 
-# %% ../../nbs/amp/04_files.ipynb #62937b70
+# %% ../../nbs/amp/04_files.ipynb #e0248065
 def merge_files(
     paths,  # AMP files of one contract
     out,  # `.npz` or `.pkl`
     weights:dict=None,  # name of a clip -> weight
-    layout:str="", config:dict=None,  # as in `read_amp`
+    layout:str="", config:dict=None, fps:float=None,  # as in `read_amp`
 )->AmpDataset:
     "Write one dataset of all their clips and return it, its arrays mapped from disk. `ConfigError` unless the contracts agree; then nothing is written."
     out, paths, clips, first = check_suffix(out), [Path(p) for p in paths], [], None
     if not paths: raise ConfigError("there is nothing to merge")
     if out.resolve() in [p.resolve() for p in paths]: raise ConfigError(f"{out} is also among the files to merge; name another file")
     for p in paths:
-        d = read_amp(p, layout, config)
+        d = read_amp(p, layout, config, fps)
         if first is None: first = replace(d)
         else:
             try: check_same(first, d)
@@ -213,31 +258,34 @@ def merge_files(
     if unknown: raise ConfigError(f"a weight is given for {', '.join(unknown)}, but the clips are {', '.join(c.name for c in clips[:12])}")
     rows, keep = sum(c.frames for c in clips), [k for k in ("features", *POSES) if getattr(first, k) is not None]
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".merge-") as scratch:
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".merge-", ignore_cleanup_errors=True) as scratch:
         arrays = {k: np.memmap(Path(scratch)/k, getattr(first, k).dtype, "w+", shape=(rows, getattr(first, k).shape[1])) for k in keep}
         at = 0
         for p in paths:
-            d = read_amp(p, layout, config)
+            d = read_amp(p, layout, config, fps)
             for k in keep:
                 if getattr(d, k) is None: raise ConfigError(f"{p} does not hold {k}, while {paths[0]} does; convert both in the same way")
                 arrays[k][at:at + len(d)] = getattr(d, k)
             at += len(d)
-        merged = replace(first, clips=tuple(clips), **arrays)
+        merged = replace(first, clips=tuple(clips), meta={**first.meta, "result": "merge"}, **arrays)
         write_amp(merged, out)
     return merged
 
-# %% ../../nbs/amp/04_files.ipynb #308582b5
+# %% ../../nbs/amp/04_files.ipynb #7f89bf6f
 def export_clips(
     dataset:AmpDataset,  # with poses
     folder,  # where the files go, one for each clip, by its name
     to:str,  # name of a format that can be written, as `motionbench formats` lists them
     robot=None,  # `Robot` or its name, where the format holds bodies; default: the dataset's
+    force:bool=False,  # write over files that are there
 )->list[dict]:
-    "Rows of file, frames and what the format has no place for. `MotionFormatError` if the format cannot be written, `InvalidMotion` if the dataset holds no poses."
+    "Rows of file, frames and what the format has no place for. `MotionFormatError` if the format cannot be written, `InvalidMotion` if the dataset holds no poses, `ConfigError` if a file is there already."
     from motionbench.io.convert import suffix_of, writable, write_as
     writable(to)
     suffix, rows = suffix_of(to), []
     if not suffix: raise ConfigError(f"{to} is a dataset of its own, not one file per clip; export to npz, then motionbench convert")
+    there = [p for c in dataset.clips if (p := Path(folder)/f"{c.name}{suffix}").exists()]
+    if there and not force: raise ConfigError(f"{there[0]} is there already{f', and {len(there) - 1} more' if len(there) > 1 else ''}; choose another folder, or write over them with force")
     for d in split_clips(dataset):
         path = Path(folder)/f"{d.clips[0].name}{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['QUANTITIES', 'TANGENT_NORMAL', 'JOINTS', 'ROOT', 'LAYOUTS', 'CONTACT_RULES', 'ESTIMATORS', 'VELOCITIES', 'Recipe',
            'one_of', 'check_unique', 'AmpLayout', 'block_meaning', 'describe_layout', 'name_indices', 'joint_order',
-           'robot_config', 'end_bodies', 'robot_layout']
+           'robot_config', 'end_bodies', 'robot_layout', 'stated_dimension', 'guides_columns']
 
 # %% ../../nbs/amp/00_layout.ipynb #82c3701c
 from dataclasses import dataclass
@@ -199,7 +199,7 @@ def robot_config(
     "The config as a dict, or None when there is none."
     return robot.config if config is None else config if isinstance(config, dict) else load_robot_config(config)
 
-# %% ../../nbs/amp/00_layout.ipynb #9bd2ef8d
+# %% ../../nbs/amp/00_layout.ipynb #636397c0
 def end_bodies(
     robot,  # `Robot`
 )->tuple[str, ...]:
@@ -229,8 +229,22 @@ def robot_layout(
     keys = tuple(key_bodies or end_bodies(robot)) if "key_bodies" in blocks else ()
     turned = tuple(b for i, b in enumerate(robot.body_names) if i != robot.tree.root) if "joint_rotations" in blocks else ()
     layout = AmpLayout(joint_order(robot, config)[0], () if rule == "none" else robot.contact_names, name, rule, keys, turned)
-    dimensions = (robot_config(robot, config) or {}).get("dimensions")
-    stated = dimensions.get("amp_feature_dim") if isinstance(dimensions, dict) else None
-    if layout.contact_names and stated is not None and stated != layout.dim:
-        raise ConfigError(f"dimensions.amp_feature_dim is {stated}, but {len(layout.joint_names)} joints and {len(layout.contact_names)} contacts make {layout.dim}")
+    stated = stated_dimension(robot_config(robot, config))
+    if guides_columns(layout) and stated is not None and stated != layout.dim:
+        raise ConfigError(f"dimensions.amp_feature_dim is {stated!r}, but {len(layout.joint_names)} joints and {len(layout.contact_names)} contacts make {layout.dim}")
     return layout
+
+
+def stated_dimension(
+    config,  # a robot config as a dict, or None
+):
+    "The config's `dimensions.amp_feature_dim`, or None."
+    dimensions = (config or {}).get("dimensions")
+    return dimensions.get("amp_feature_dim") if isinstance(dimensions, dict) else None
+
+
+def guides_columns(
+    layout:AmpLayout,  # a layout
+)->bool:
+    "Whether a row has the blocks of the guide's table, contacts included, for which a config states its dimension."
+    return layout.contact_names != () and list(layout.recipe.blocks) == list(LAYOUTS["exact"].blocks)

@@ -5,28 +5,29 @@
 # %% auto #0
 __all__ = ['LEAST', 'check_pair', 'layout_differences', 'LeakReport', 'leak_report', 'plot_leaks']
 
-# %% ../../nbs/amp/06_leaks.ipynb #433b9cf4
+# %% ../../nbs/amp/06_leaks.ipynb #9852ac88
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 from .apart import limit_of
+from .dataset import check_rows
+from .faults import Cause
 from .judge import Sides, Trial, otherwise
 from ..core.errors import ConfigError
 from ..view.tables import Table
 
-# %% ../../nbs/amp/06_leaks.ipynb #b9e9a643
+# %% ../../nbs/amp/06_leaks.ipynb #d69c13bb
 LEAST = 50  # frames
 
 
 def check_pair(
     reference, policy,  # datasets
 ):
-    "`ConfigError` that says what differs, unless both have the same layout and rate, at least 50 frames and finite features."
+    "`ConfigError` that says what differs, unless both have the same layout and rate and at least 50 frames; `InvalidMotion` for features of another shape or not finite."
     for name, d in (("reference", reference), ("policy", policy)):
-        if d.features.ndim != 2 or d.features.shape[1] != d.layout.dim: raise ConfigError(f"the {name}'s features have shape {d.features.shape}, its layout {d.layout.dim} columns")
+        check_rows(f"features of the {name}", d.features, (len(d.features), d.layout.dim))
         if len(d.features) < LEAST: raise ConfigError(f"the {name} has {len(d.features)} frames, at least {LEAST} are needed; a minute or more is better")
-        if not np.isfinite(d.features).all(): raise ConfigError(f"the {name}'s features are not finite in row {int(np.argwhere(~np.isfinite(d.features))[0, 0])}")
     found = [*layout_differences(reference.layout, policy.layout)]
     if abs(reference.fps/policy.fps - 1) > 1e-3: found.append(f"fps is {reference.fps:g} against {policy.fps:g}; resample one of them")
     if found: raise ConfigError(f"reference and policy are not comparable: {'; '.join(found)}")
@@ -77,25 +78,28 @@ class LeakReport:
 
     def __repr__(self): return "\n".join([self.table.text(), *map(str, self.findings)])
 
-# %% ../../nbs/amp/06_leaks.ipynb #9282e437
+# %% ../../nbs/amp/06_leaks.ipynb #3995c1e3
 def leak_report(
     reference, policy,  # datasets of one layout, with features, layout, fps, starts, root_quat
     seed:int=0,  # of splits and projections
 )->LeakReport:
-    "Block by block, whether and why policy and reference differ. `ConfigError` for datasets that cannot be compared."
+    "Block by block, whether and why policy and reference differ. `ConfigError` for datasets that cannot be compared, `InvalidMotion` for features that are not finite."
     check_pair(reference, policy)
     sides = Sides(reference, policy, seed)
     rows = {b: sides.row(b) for b in sides.columns}
     trial = Trial(sides, rows)
-    causes = trial.run()
+    causes, found = trial.run(), {}
     for b, row in rows.items():
-        row["leaks"] = row["accuracy"] > row["limit"] or (b != "all" and trial.proved(b))
-        if b not in causes and b != "all" and row["accuracy"] > (limit_of(sides.seconds, 0.5) if sides.unlike else row["limit"]): causes[b] = otherwise(sides, row, trial.case(b))
-        row["leaks"] = bool(row["leaks"] or (b in causes and causes[b].contract) or (b == "all" and any(c.contract for c in causes.values())))
-        if not row["leaks"] and b in causes and causes[b].kind != "undecided": del causes[b]
-        row["cause"] = causes[b].kind if b in causes else None
+        cause = causes.get(b)
+        row["leaks"] = bool(row["accuracy"] > row["limit"] or (cause and cause.contract) or (b == "all" and any(c.contract for c in causes.values())))
+        if not row["leaks"]: cause = None
+        if not cause and b != "all" and row["accuracy"] > (limit_of(sides.seconds, 0.5) if sides.unlike else row["limit"]): cause = otherwise(sides, row, trial.case(b))
+        row["cause"], found[b] = cause and cause.kind, cause
+    if rows["all"]["leaks"] and not any(found.values()):
+        found["all"] = Cause("all", "together", False, "the blocks agree one by one, but not together: rows of different times, or one quantity follows another differently", rows["all"]["accuracy"])
+        rows["all"]["cause"] = "together"
     length = tuple(len(d.features)/d.fps for d in (reference, policy))
-    return LeakReport(tuple(rows.values()), tuple(sorted(causes.values(), key=lambda c: not c.contract)), sides.noisy(), length)
+    return LeakReport(tuple(rows.values()), tuple(sorted(filter(None, found.values()), key=lambda c: not c.contract)), sides.noisy(), length)
 
 # %% ../../nbs/amp/06_leaks.ipynb #662833da
 def plot_leaks(

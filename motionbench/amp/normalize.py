@@ -26,7 +26,7 @@ def speeds(
     if dataset.layout.velocity != "raw": raise ConfigError(f"the velocities are normalised already ({dataset.layout.velocity}); take the file with the raw ones")
     return np.linalg.norm(dataset["root_linear_velocity"].astype(np.float64), axis=1)
 
-# %% ../../nbs/amp/05_normalize.ipynb #8d45aeae
+# %% ../../nbs/amp/05_normalize.ipynb #7d6da9b3
 EDGES = (0.1, 0.3, 0.6, 1.0, 1.5)  # m/s
 
 
@@ -46,7 +46,7 @@ def normalize_velocity(
     length, how = np.ones(len(dataset)), dict(mode=mode, threshold_m_s=float(threshold))
     if mode == "buckets":
         edges = np.asarray(edges, float)
-        if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all() or edges[0] < 0: raise ConfigError(f"edges are {edges.tolist()}, expected two or more rising speeds in m/s")
+        if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all() or edges[0] < 0 or not np.isfinite(edges).all(): raise ConfigError(f"edges are {edges.tolist()}, expected two or more rising speeds in m/s")
         middle = np.r_[edges[0]/2, (edges[1:] + edges[:-1])/2, edges[-1]]
         number = np.searchsorted(edges, speed, side="right")
         length, how = middle[number], how | dict(edges_m_s=edges.tolist())

@@ -14,7 +14,7 @@ from .dataset import AmpDataset, statistics
 from ..core.errors import ConfigError, InvalidMotion
 from ..core.windows import clip_ids, gather_windows, short_clips, window_starts
 
-# %% ../../nbs/amp/07_windows.ipynb #c46877fd
+# %% ../../nbs/amp/07_windows.ipynb #a4311622
 class AmpWindows:
     "A map-style torch dataset of windows `(frames, D)` float32; `sample` draws many at once. Clips shorter than a window raise `InvalidMotion`, or are left out and listed in `skipped`."
     def __init__(self,
@@ -26,6 +26,8 @@ class AmpWindows:
     ):
         import torch
         layout = dataset.layout
+        if int(frames) != frames or frames < 1: raise ConfigError(f"frames is {frames}, expected a whole number of at least 1")
+        if isinstance(blocks, str) or blocks is not None and not len(blocks): raise ConfigError(f"blocks is {blocks!r}, expected names of blocks such as ('joint_positions',)")
         unknown = [b for b in blocks or () if b not in layout.slices]
         if unknown: raise ConfigError(f"the layout {layout.name} has no block {', '.join(unknown)}; it has {', '.join(layout.slices)}")
         at = np.concatenate([np.arange(s.start, s.stop) for b, s in layout.slices.items() if blocks is None or b in blocks])

@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['KNOBS', 'weights_of', 'robot_of_config', 'config_dict', 'add_amp_convert', 'command_amp_convert', 'convert_folder',
-           'facts', 'in_words', 'layout_flags', 'add_amp_merge', 'command_amp_merge', 'amp_files', 'add_amp_normalize',
-           'command_amp_normalize', 'dataset_and_robot', 'add_amp_verify', 'command_amp_verify', 'add_amp_report',
-           'command_amp_report', 'add_amp_export', 'command_amp_export', 'add_amp_train', 'command_amp_train',
-           'write_rollouts', 'add_amp']
+           'facts', 'in_words', 'layout_flags', 'add_amp_merge', 'command_amp_merge', 'amp_files', 'is_merged',
+           'add_amp_normalize', 'command_amp_normalize', 'dataset_and_robot', 'add_amp_verify', 'command_amp_verify',
+           'add_amp_report', 'command_amp_report', 'add_amp_export', 'command_amp_export', 'add_amp_train',
+           'command_amp_train', 'write_rollouts', 'add_amp']
 
-# %% ../../nbs/cli/06_amp.ipynb #89ce6362
-import sys
+# %% ../../nbs/cli/06_amp.ipynb #54f698e1
+import re, sys
 from pathlib import Path
 
-from .parser import Parser, common, list_skipped, not_itself, one_of, report, report_step
+from .parser import Parser, common, list_skipped, not_itself, one_of, rate, report, report_step
 from ..core.errors import ConfigError, MotionFormatError
 
-# %% ../../nbs/cli/06_amp.ipynb #89f95066
+# %% ../../nbs/cli/06_amp.ipynb #062d4a34
 def weights_of(
     words:list,  # NAME=WEIGHT
 )->dict:
@@ -37,9 +37,9 @@ def robot_of_config(
     if not path: return ""
     from motionbench.core.robot import load_robot_config
     config, folder = load_robot_config(path), Path(path).parent
-    names = [config.get("generated_from"), f"{config.get('robot_name')}.xml"]
-    beside = [folder/n for n in names if n and (folder/n).is_file()]
-    return str(beside[0]) if beside else config.get("robot_name") or ""
+    names = [n for n in (config.get("generated_from"), config.get("robot_name")) if isinstance(n, str)]
+    beside = [f for n in names for f in (folder/n, folder/f"{n}.xml") if f.is_file()]
+    return str(beside[0]) if beside else names[-1] if isinstance(config.get("robot_name"), str) else ""
 
 
 def config_dict(path:str):
@@ -47,18 +47,18 @@ def config_dict(path:str):
     from motionbench.core.robot import load_robot_config
     return load_robot_config(path) if path else None
 
-# %% ../../nbs/cli/06_amp.ipynb #916a6416
+# %% ../../nbs/cli/06_amp.ipynb #537167e9
 def add_amp_convert(commands):
     "The parser of `motionbench amp convert`."
     p = commands.add_parser("convert", help="robot motion to AMP features: a file or a folder",
-                            description="Features at --target-fps in the joint order of --robot-config, and nowhere else. A folder gets .npz, .pkl and the joint order of each clip; the clips of one run can be merged into one dataset.")
+                            description="Features at --target-fps in the joint order of --robot-config, else of the robot's own config, else of its model; the order is written beside them. A folder gets .npz, .pkl and the joint order of each clip; the clips of one run can be merged into one dataset.")
     g = p.add_argument_group("what goes in")
     g.add_argument("source", nargs="?", help="file or folder of robot motion")
     for flag in ("--input", "--input-dir"): g.add_argument(flag, dest="named", metavar="PATH", help="the same as SOURCE")
     common(g, "include", "robot")
     g.add_argument("--robot-config", default="", metavar="YAML", help="robot_config.yaml that sets the joint order (default: the robot's own, else the model's order)")
     g = p.add_argument_group("what a row holds")
-    common(g, "fps", fps=50.0)
+    g.add_argument("--fps", "--target-fps", dest="fps", type=rate, default=50.0, metavar="HZ", help="frame rate of the features, that of the policy (default: 50)")
     g.add_argument("--layout", default="exact", metavar="NAME", help="exact, wildrobot-v1, wildrobot-v2, isaaclab-humanoid, amp-rsl-rl or mimickit (default: exact)")
     g.add_argument("--contacts", metavar="RULE", help="sole, geometry, heuristic or none, as far as the layout has them (default: sole; heuristic for the wildrobot layouts)")
     g.add_argument("--contact-height", type=float, metavar="M", help="a sole point lower than this may touch (default: 0.02)")
@@ -75,7 +75,7 @@ def add_amp_convert(commands):
     common(g, "n_jobs", "force", "json")
     p.set_defaults(function=command_amp_convert)
 
-# %% ../../nbs/cli/06_amp.ipynb #093c8004
+# %% ../../nbs/cli/06_amp.ipynb #1bd682d7
 def command_amp_convert(args)->int:
     "Convert a file or a folder; 1 if a clip of the folder could not be converted, and nothing is merged then."
     from motionbench.pipeline.checks import numbers
@@ -103,13 +103,16 @@ def convert_folder(args, source:Path, robot:str, how:dict)->int:
     if args.merged_output:
         from motionbench.amp.files import check_suffix
         merged = check_suffix(merged if merged.parent != Path(".") else Path(args.out)/merged)
+        if merged.resolve().is_relative_to(source.resolve()) and not merged.resolve().is_relative_to(Path(args.out).resolve()): raise ConfigError(f"{merged} is in the folder that is read; name another place for the merged file")
     step = amp_folder(str(source), args.out, robot, args.fps, args.robot_config, args.n_jobs, args.force, "{clip}_amp", args.include, **how)
     if not args.merged_output or step.failed:
         code = report_step(args, step, step.table)
         if args.merged_output: print(f"motionbench amp convert: {merged} is not written, because clips are missing from it", file=sys.stderr)
         return code
     from motionbench.amp.files import merge_files
-    whole = merge_files([step.out/row["file"] for row in step.rows], merged)
+    files = [step.out/row["file"] for row in step.rows]
+    if merged.resolve().with_suffix("") in [f.resolve().with_suffix("") for f in files]: raise ConfigError(f"{merged} is the file of a clip; choose another name for the merged file")
+    whole = merge_files(files, merged)
     return report_step(args, step, step.table, {"merged": {"file": str(merged), **facts(whole)}}, f"{merged}: {in_words(whole)}\n")
 
 
@@ -123,10 +126,11 @@ def in_words(dataset)->str:
     clips = f"{len(dataset.clips)} clips, " if len(dataset.clips) > 1 else ""
     return f"{clips}{len(dataset)} frames of {dataset.layout.dim} features at {dataset.fps:g} fps, layout {dataset.layout.name}"
 
-# %% ../../nbs/cli/06_amp.ipynb #9bb0b102
+# %% ../../nbs/cli/06_amp.ipynb #4e12affc
 def layout_flags(parser):
     "Flags that say what a file of the original scripts does not."
     parser.add_argument("--layout", default="", metavar="NAME", help="layout of a file that does not say it: wildrobot-v1 or wildrobot-v2")
+    parser.add_argument("--source-fps", type=rate, metavar="HZ", help="frame rate of a file that does not say it")
     parser.add_argument("--robot-config", default="", metavar="YAML", help="robot_config.yaml whose joint order must hold")
 
 
@@ -148,7 +152,9 @@ def command_amp_merge(args)->int:
     "Merge files."
     from motionbench.amp.dataset import split_validation
     from motionbench.amp.files import merge_files, write_amp
-    whole = merge_files(amp_files(args.sources, args.include, Path(args.out)), args.out, weights_of(args.weight), args.layout, config_dict(args.robot_config))
+    if args.validation is not None and not 0 < args.validation < 1: raise ConfigError(f"--validation {args.validation:g} is no share, expected a number between 0 and 1")
+    if args.seed < 0: raise ConfigError(f"--seed is {args.seed}, expected zero or more")
+    whole = merge_files(amp_files(args.sources, args.include), args.out, weights_of(args.weight), args.layout, config_dict(args.robot_config), args.source_fps)
     made = {args.out: whole}
     if args.validation is not None:
         for name, part in zip(("train", "validation"), split_validation(whole, args.validation, args.seed)): made[str(write_amp(part, Path(args.out).with_stem(f"{Path(args.out).stem}_{name}")))] = part
@@ -159,27 +165,41 @@ def command_amp_merge(args)->int:
 def amp_files(
     sources:list,  # files and folders
     include:str="",  # patterns of clips
-    but:Path=None,  # a file that is not taken from a folder: the result of an earlier merge
 )->list[Path]:
-    "AMP files, sorted within each folder; a `.pkl` beside the `.npz` of its name is left out. `MotionFormatError` if there are none."
+    "AMP files, sorted within each folder. Of a folder a `.pkl` beside the `.npz` of its name is left out, and so are results of earlier merges, which are named. `MotionFormatError` if there are none."
     from motionbench.pipeline.work import included
     out = []
     for source in map(Path, sources):
         if not source.exists(): raise MotionFormatError(source, "no such file or folder")
-        found = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.suffix in (".npz", ".pkl") and ".motionbench" not in p.parts)
-        if source.is_dir(): found = [p for p in included(source, found, include) if (p.suffix == ".npz" or p.with_suffix(".npz") not in found) and (but is None or p.resolve().with_suffix("") != but.resolve().with_suffix(""))]
-        out += found
-    if not out: raise MotionFormatError(sources[0], "holds no AMP files (.npz or .pkl)")
+        if source.is_file(): out.append(source); continue
+        found = sorted(p for p in source.rglob("*") if p.suffix in (".npz", ".pkl") and ".motionbench" not in p.parts)
+        found = [p for p in included(source, found, include) if p.suffix == ".npz" or p.with_suffix(".npz") not in found]
+        merged = [p for p in found if is_merged(p)]
+        list_skipped([{"file": p.as_posix(), "reason": "a merged dataset; name it itself to merge it"} for p in merged])
+        out += [p for p in found if p not in merged]
+    if not out: raise MotionFormatError(sources[0], "holds no AMP files (.npz or .pkl) of single conversions")
     return out
 
-# %% ../../nbs/cli/06_amp.ipynb #3b05bde4
+
+def is_merged(path:Path)->bool:
+    "Whether the file says that it is the result of a merge, or of a split of one."
+    from motionbench.amp.files import parse_metadata
+    from motionbench.io import safe_pickle
+    from motionbench.io.files import npz_arrays
+    if path.suffix == ".npz": meta = parse_metadata(path, npz_arrays(path, ["metadata"], ["metadata"]).get("metadata"))
+    else:
+        data = safe_pickle.load(path)
+        meta = data.get("amp_metadata") if isinstance(data, dict) else None
+    return isinstance(meta, dict) and meta.get("result") == "merge"
+
+# %% ../../nbs/cli/06_amp.ipynb #09500f57
 def add_amp_normalize(commands):
     "The parser of `motionbench amp normalize`."
     p = commands.add_parser("normalize", help="the root's velocity to its direction, or to speed buckets",
                             description="Velocities slower than the threshold become zero vectors; how many is said, because a discriminator can tell them from a policy that never stands exactly still.")
     p.add_argument("source", nargs="?", metavar="DATASET", help="an AMP file")
     p.add_argument("--input", dest="named", metavar="DATASET", help="the same")
-    p.add_argument("--output", "--out", dest="out", metavar="FILE", help="result, .npz or .pkl (default: NAME_normalized_vel, without _merged)")
+    p.add_argument("--output", "--out", dest="out", metavar="FILE", help="result, .npz or .pkl (default: NAME_normalized_vel, of buckets NAME_bucketed_vel, without _merged)")
     p.add_argument("--mode", default="direction", choices=["direction", "buckets", "raw"], help="direction: unit vectors; buckets: the middle of its speed bucket; raw: as they are (default: direction)")
     p.add_argument("--threshold", type=float, default=0.1, metavar="M/S", help="what is not faster becomes zero (default: 0.1)")
     p.add_argument("--edges", default="0.1,0.3,0.6,1.0,1.5", metavar="M/S,...", help="speeds between the buckets (default: 0.1,0.3,0.6,1.0,1.5)")
@@ -194,22 +214,25 @@ def command_amp_normalize(args)->int:
     from motionbench.amp.normalize import normalize_velocity
     from motionbench.pipeline.checks import numbers
     source = Path(one_of(args.source, args.named, "an AMP file"))
-    out = not_itself(Path(args.out) if args.out else source.with_name(source.stem.removesuffix("_merged") + f"_normalized_vel{source.suffix}"), source)
-    made, done = normalize_velocity(read_amp(source, args.layout, config_dict(args.robot_config)), args.mode, args.threshold, numbers(args.edges))
+    if args.mode == "raw" and not args.out: raise ConfigError("--mode raw leaves the numbers as they are; say with --output where the copy goes")
+    ending = {"direction": "normalized_vel", "buckets": "bucketed_vel"}.get(args.mode)
+    out = not_itself(Path(args.out) if args.out else source.with_name(f"{source.stem.removesuffix('_merged')}_{ending}{source.suffix}"), source)
+    made, done = normalize_velocity(read_amp(source, args.layout, config_dict(args.robot_config), args.source_fps), args.mode, args.threshold, numbers(args.edges))
     write_amp(made, out)
     share = f"{done['zero_frames']} of {done['frames']} frames ({100*done['zero_frames']/done['frames']:.1f} %) became zero vectors"
     report(args, {"file": str(out), **done}, "\n".join([f"{out}: {in_words(made)}, velocities {args.mode}", share, *(f"  {name}: {n} frames" for name, n in done.get("buckets", {}).items())]))
     return 0
 
-# %% ../../nbs/cli/06_amp.ipynb #b66e4032
+# %% ../../nbs/cli/06_amp.ipynb #30298a15
 def dataset_and_robot(args):
     "The dataset of the first argument, the config as a dict or None, and its robot, or None where that cannot be loaded."
     from motionbench.amp.files import read_amp
     from motionbench.core.errors import RobotError
     from motionbench.pipeline.work import cached_robot
     config = config_dict(args.robot_config)
-    dataset = read_amp(args.dataset, args.layout, config)
-    name = args.robot or robot_of_config(args.robot_config) or dataset.robot
+    dataset = read_amp(args.dataset, args.layout, config, args.source_fps)
+    stated = dataset.robot if re.fullmatch(r"\w[\w-]*", dataset.robot) else ""        # a file may name a robot, but not a path to a model
+    name = args.robot or robot_of_config(args.robot_config) or stated
     try: return dataset, config, cached_robot(name) if name else None
     except RobotError:
         if args.robot: raise
@@ -231,13 +254,14 @@ def add_amp_verify(commands):
     common(p, "robot", "gates", "json", robot="")
     p.set_defaults(function=command_amp_verify)
 
-# %% ../../nbs/cli/06_amp.ipynb #36541107
+# %% ../../nbs/cli/06_amp.ipynb #4a467667
 def command_amp_verify(args)->int:
     "Verify a dataset; 1 if a check fails, or a block of the policy's has a fault."
     from motionbench.amp.files import read_amp
     from motionbench.amp.verify import training_lines, verify
     from motionbench.pipeline.checks import pair
     command = pair(args.commanded)
+    if args.disc_acc is not None and not args.policy: raise ConfigError("--disc-acc is for the diagnosis of a policy; name its rollouts with --policy")
     dataset, config, robot = dataset_and_robot(args)
     found = verify(dataset, robot, config, command, (args.gates or None) if args.audit else False)
     said, text = {"checks": [dict(r) for r in found.table], "passed": found.passed, "training": training_lines(dataset, args.dataset)}, [found.table.text(), "", found.counts, "", training_lines(dataset, args.dataset)]
@@ -245,7 +269,7 @@ def command_amp_verify(args)->int:
     if args.policy:
         from motionbench.amp.diagnosis import diagnose
         from motionbench.amp.leaks import leak_report
-        leaks = leak_report(dataset, read_amp(args.policy, args.layout, config), args.seed)
+        leaks = leak_report(dataset, read_amp(args.policy, args.layout, config, args.source_fps), args.seed)
         lines = diagnose(leaks, args.disc_acc)
         faults = bool(leaks.faults)
         said |= {"leaks": [dict(r) for r in leaks.table], "leaking": list(leaks.leaks), "diagnosis": lines}
@@ -253,7 +277,7 @@ def command_amp_verify(args)->int:
     report(args, said, "\n".join(text))
     return int(not found.passed or faults)
 
-# %% ../../nbs/cli/06_amp.ipynb #2b9d6958
+# %% ../../nbs/cli/06_amp.ipynb #50bc0ac9
 def add_amp_report(commands):
     "The parser of `motionbench amp report`."
     p = commands.add_parser("report", help="what a dataset holds: clips, blocks, speeds; with --out a picture")
@@ -271,7 +295,7 @@ def command_amp_report(args)->int:
     from motionbench.amp.normalize import speed_summary
     from motionbench.amp.report import block_table, clip_table, report_figure
     from motionbench.pipeline.checks import pair
-    command, dataset = pair(args.commanded), read_amp(args.dataset, args.layout, config_dict(args.robot_config))
+    command, dataset = pair(args.commanded), read_amp(args.dataset, args.layout, config_dict(args.robot_config), args.source_fps)
     speed = speed_summary(dataset, command) if "root_linear_velocity" in dataset.layout.slices and dataset.layout.velocity == "raw" else None
     text = [f"{args.dataset}: {in_words(dataset)}", "", clip_table(dataset).text(), "", block_table(dataset).text()]
     if speed:
@@ -286,7 +310,7 @@ def command_amp_report(args)->int:
     report(args, {"file": args.dataset, **facts(dataset), "clips": [dict(r) for r in clip_table(dataset)], "blocks": [dict(r) for r in block_table(dataset)], "speed": speed}, "\n".join(text))
     return 0
 
-# %% ../../nbs/cli/06_amp.ipynb #fef2a0ed
+# %% ../../nbs/cli/06_amp.ipynb #54dfa2ea
 def add_amp_export(commands):
     "The parser of `motionbench amp export`."
     p = commands.add_parser("export", help="the clips of a dataset in the format of another trainer",
@@ -295,7 +319,7 @@ def add_amp_export(commands):
     p.add_argument("--to", required=True, metavar="FORMAT", help="isaaclab, amp-rsl-rl, mimickit, legged, ...")
     p.add_argument("--out", required=True, metavar="DIR", help="folder for the files")
     layout_flags(p)
-    common(p, "robot", "json", robot="")
+    common(p, "robot", "force", "json", robot="")
     p.set_defaults(function=command_amp_export)
 
 
@@ -303,7 +327,7 @@ def command_amp_export(args)->int:
     "Export the clips."
     from motionbench.amp.files import export_clips
     dataset, _, robot = dataset_and_robot(args)
-    rows = export_clips(dataset, args.out, args.to, robot)
+    rows = export_clips(dataset, args.out, args.to, robot, args.force)
     lost = sorted({x for row in rows for x in row["lost"]})
     report(args, {"files": rows}, "\n".join([*(f"{row['file']}: {row['frames']} frames" for row in rows), *([f"left out: {', '.join(lost)}"] if lost else [])]))
     return 0

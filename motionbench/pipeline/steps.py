@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Step', 'index_path', 'read_step', 'run_step', 'robots_of', 'robot_files', 'file_list', 'audit_table', 'gate_counts',
-           'nothing_found', 'retarget_folder', 'robot_clips', 'placed', 'repair_folder', 'audit_folder', 'amp_folder',
-           'merge_step', 'note_files', 'torque_folder']
+           'nothing_found', 'retarget_folder', 'robot_clips', 'placed', 'repair_folder', 'audit_folder', 'check_amp',
+           'amp_folder', 'merge_step', 'note_files', 'torque_folder']
 
 # %% ../../nbs/pipeline/05_steps.ipynb #b388bbd5
 from dataclasses import dataclass, replace
@@ -230,7 +230,24 @@ def audit_folder(
     clips = placed(clips, place, (".json", ".png") if figures else (".json",))
     return run_step("audit", audit_clip, clips, out, {"gates": gates}, watch, skipped, n_jobs, force)
 
-# %% ../../nbs/pipeline/05_steps.ipynb #229f3028
+# %% ../../nbs/pipeline/05_steps.ipynb #5c3384e9
+def check_amp(
+    robot:str,  # name or model file; empty: the robot that each file names
+    robot_config:str="",  # robot_config.yaml
+    layout:str="exact", contacts:str|None=None, key_bodies:str="", speeds=(), warps:int=0, seed:int=0, **more,  # as in `amp_file`
+):
+    "Refuse, before the first clip is read, what no clip could do: `ConfigError`, or `RobotError` for an unknown robot."
+    from motionbench.amp.augment import check_copies
+    from motionbench.amp.layout import LAYOUTS, one_of, robot_layout
+    known = ("mirror", "contact_height", "contact_speed")
+    if unknown := [k for k in more if k not in known]: raise ConfigError(f"AMP features have no parameter {unknown[0]}")
+    check_copies(speeds, warps, seed)
+    keys = [k.strip() for k in key_bodies.split(",") if k.strip()] or None
+    if robot: return robot_layout(cached_robot(robot), robot_config or None, layout, contacts, keys)
+    rules = LAYOUTS[one_of("layout", layout, LAYOUTS)].contacts or ("none",)
+    if contacts: one_of(f"contact rule of {layout}", contacts, rules)
+
+
 def amp_folder(
     motions, out:str, robot:str="", # as in `robot_clips`
     fps:float|None=50.0,  # frame rate of the features
@@ -245,6 +262,7 @@ def amp_folder(
     from motionbench.core.robot import load_robot_config
     if robot_config: load_robot_config(robot_config)
     clips, skipped, watch = robot_clips(motions, out, robot, robot_config, include=include)
+    for given in {c.parameters["robot"] for c in clips} if clips else (): check_amp(given, robot_config, **how)
     clips = [replace(c, parameters={**c.parameters, "name": c.name.split("/", 1)[1]}) for c in placed(clips, place, (".npz", ".pkl", ".joint_order.json"))]
     return run_step("amp", amp_clip, clips, out, {"fps": fps, "robot_config": robot_config, **how}, watch, skipped, n_jobs, force)
 
@@ -258,8 +276,9 @@ def merge_step(
     "The merged `AmpDataset` and rows of clips left out, with their grade. `ConfigError` if none is left."
     from motionbench.amp.files import merge_files
     grades = {(r["robot"], r["clip"]): r["grade"] for r in read_step(step.out, "audit").rows} if keep and index_path(step.out, "audit").is_file() else {}
-    wanted, rows = [g.strip() for g in keep.split(",")], [r for r in step.rows if r["robot"] == robot]
-    left = [{"clip": r["clip"], "grade": grades[robot, r["clip"]]} for r in rows if grades.get((robot, r["clip"]), wanted[0]) not in wanted]
+    wanted, rows = [g.strip() for g in keep.split(",") if g.strip()], [r for r in step.rows if r["robot"] == robot]
+    if bad := [g for g in wanted if g not in ("pass", "warn", "fail", "n/a")]: raise ConfigError(f"keep names the grade {bad[0]!r}; there are pass, warn, fail and n/a")
+    left = [{"clip": r["clip"], "grade": grades[robot, r["clip"]]} for r in rows if (robot, r["clip"]) in grades and grades[robot, r["clip"]] not in wanted]
     files = [step.out/r["file"] for r in rows if r["clip"] not in {x["clip"] for x in left}]
     if not files: raise ConfigError(f"no clip of {robot} is left to merge: {', '.join(sorted({x['grade'] for x in left})) or 'there are none'}, wanted {keep or 'any'}; say which grades get in with keep")
     return merge_files(files, out), left

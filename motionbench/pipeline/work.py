@@ -7,8 +7,8 @@ __all__ = ['MOTION_SUFFIXES', 'find_files', 'files_below', 'recognise', 'clip_na
            'read_human', 'read_robot_motion', 'bundled_folder', 'write_bundled', 'about', 'retarget_file',
            'retarget_clip', 'retarget_row', 'audit_clip', 'repair_clip', 'amp_file', 'amp_clip', 'torque_clip']
 
-# %% ../../nbs/pipeline/04_work.ipynb #633020fd
-import json, os
+# %% ../../nbs/pipeline/04_work.ipynb #72ef5fd4
+import json, os, re
 from collections import Counter
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -245,7 +245,7 @@ def repair_clip(
     write_npz(mended.motion, outputs[0])
     return {"robot": robot.name, **mended_dict(mended)}
 
-# %% ../../nbs/pipeline/04_work.ipynb #dbc949ae
+# %% ../../nbs/pipeline/04_work.ipynb #96ac88a1
 def amp_file(
     path,  # a file of robot motion
     robot:str="",  # name or model file; empty: the robot that the file names
@@ -259,6 +259,7 @@ def amp_file(
     from motionbench.amp.augment import augmented_features
     motion, robot = read_robot_motion(path, robot)
     keys = [k.strip() for k in key_bodies.split(",") if k.strip()] or None
+    name = re.sub(r"[\\:\x00-\x1f]", "_", name or Path(path).stem)
     with about(path): return augmented_features(motion, robot, fps, robot_config or None, name=name, key_bodies=keys, **{k: v for k, v in how.items() if v is not None})
 
 
