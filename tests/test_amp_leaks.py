@@ -110,7 +110,7 @@ def test_four_seconds_are_enough(single, fault, value, want):
     assert found(leak_report(single, planted(single, fault, value(single)))) == want
 
 
-@pytest.mark.parametrize("k", [1, 2, 5])
+@pytest.mark.parametrize("k", [2, 5])
 def test_g1(g1, k):
     fault, value, want = FAULTS[k]
     assert found(leak_report(g1, planted(g1, fault, value and value(g1)))) == want
@@ -125,6 +125,8 @@ def test_other_faults(single):
     def flipped(x, at): x[:, at["joint_positions"].start + 3] *= -1
     def stuck(x, at): x[:, at["joint_velocities"]] = 0
     def direction(x, at): x[:, at["root_linear_velocity"]] /= np.linalg.norm(x[:, at["root_linear_velocity"]], axis=1, keepdims=True)
+    def twice(x, at): x[:] = x[np.arange(len(x))//2*2]
+    assert found(report(twice)) == {"joint_positions": "held"}
     assert found(report(degrees)) == {"joint_positions": "scale"}
     assert found(report(flipped)) == {"joint_positions": "sign"}
     assert found(report(stuck)) == {"joint_velocities": "constant"}
@@ -157,7 +159,7 @@ def halves(d, how, seed):
     return side(mask), side(~mask)
 
 
-HALVES = [("single", h, 1) for h in ("even", "random", "alternating", "seconds", "first")] + [("biped", "clips", 2), ("biped", "first", 1),
+HALVES = [("single", h, 1) for h in ("even", "random", "alternating", "seconds", "first")] + [("biped", "clips", 1), ("biped", "first", 1),
           ("walks", "alternating", 1), ("walks", "clips", 1), ("g1", "seconds", 1), ("g1", "first", 1)]
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['JOINT_BLOCKS', 'VECTOR_BLOCKS', 'PLACE_BLOCKS', 'Cause', 'Case', 'repairs', 'listing', 'reorderings', 'reframings',
-           'rescalings', 'shifts', 'facts']
+           'rescalings', 'shifts', 'facts', 'lengths_differ']
 
 # %% ../../nbs/amp/06_faults.ipynb #dcf7a486
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Cause:
 
     def __str__(self): return f"{self.block}: {self.message}"
 
-# %% ../../nbs/amp/06_faults.ipynb #04ad3a32
+# %% ../../nbs/amp/06_faults.ipynb #2251267c
 JOINT_BLOCKS = "joint_positions", "joint_velocities"
 VECTOR_BLOCKS = "root_linear_velocity", "root_angular_velocity", "key_bodies"
 PLACE_BLOCKS = "joint_positions", "root_height", "root_position", "key_bodies"
@@ -42,6 +42,7 @@ class Case:
     fps:float  # frames per second
     masks:tuple = ()  # halves of the reference by stretches, each `(N,)`
     pose_agrees:bool = False  # whether the other joint blocks agree, or do after a repair
+    frame:str = ""  # frame of the vectors as the layout states it: world, heading or body
     own:float = None  # size of the velocities against the policy's own poses, in parts of the same of the reference
     orders:tuple = ()  # orders found for other blocks of the same joints
 
@@ -87,7 +88,8 @@ def reframings(case):
     "The vectors turned."
     quat = np.repeat(case.quat[:, None], len(case.names)//3, 1)
     worlds = turned(case.pol.reshape(len(case.pol), -1, 3), quat)
-    return [(case.cause("frame", True, f"the policy's vectors are {what}"), v.reshape(case.pol.shape)) for what, v in worlds.items()]
+    stated = sorted(worlds, key=lambda what: not what.endswith(f"{case.frame}'s"))         # "... instead of the <frame>'s": what the layout says comes first
+    return [(case.cause("frame", True, f"the policy's vectors are {what}"), worlds[what].reshape(case.pol.shape)) for what in stated]
 
 
 def rescalings(case):
@@ -112,7 +114,7 @@ def shifts(case):
     else: what = f"constant offset of {listing([f'{case.names[i]} {shift[i]:+.3f} {unit}' for i in which])}: another zero pose?"
     return [(case.cause("offset", case.pose_agrees or (case.block == "joint_positions" and 3*len(which) <= len(case.names)), what, float(shift[k])), case.pol - shift)]
 
-# %% ../../nbs/amp/06_faults.ipynb #d5fd489e
+# %% ../../nbs/amp/06_faults.ipynb #3cfd2ac8
 def facts(
     case:Case,
 )->Cause | None:
@@ -129,10 +131,15 @@ def facts(
             return case.cause("constant", case.pose_agrees, f"{what}, {mean:.2f} on average in the reference: a threshold that is always met, or the policy never lifts a foot", float(mean))
         moves = (case.pol.std(0)[~stuck] > 0.3*case.ref.std(0)[~stuck]).mean() > 0.5 if not whole else case.block.endswith("velocities") or case.block.endswith("velocity")
         return case.cause("constant", bool(moves and (zero or not whole)), f"{what}, not in the reference: a quantity that is not filled in, or a joint that the policy lacks", float(stuck.sum()))
+    if case.block == "root_linear_velocity" and (cause := lengths_differ(case)): return cause
     if case.own and abs(np.log(case.own)) > 1:
         factor, why = known_factor(case.own, case.fps)
         return case.cause("scale", True, f"policy values are {factor:.3g} times the reference's, both measured by the differences of their own poses{f': {why}?' if why else ''}", factor)
-    if case.block != "root_linear_velocity": return None
+    return None
+
+
+def lengths_differ(case):
+    "Vectors of length one on one side only, or zeros that the policy lacks."
     (unit, zero), (unit_pol, zero_pol) = lengths(case.ref), lengths(case.pol)
     if None in (unit, unit_pol) or not (unit or unit_pol): return None
     if unit != unit_pol:

@@ -140,7 +140,7 @@ def check_width(
         raise MotionFormatError(path, f"{len(layout.joint_names)} joint_names for dof_pos of {dof_pos.shape[1]} columns", "Nobody can tell which joint is missing; convert with the robot's robot_config.yaml")
     if layout.dim != stated: raise MotionFormatError(path, f"{len(layout.joint_names)} joint_names and {len(layout.contact_names)} contacts make {layout.dim} features, but feature_dim is {stated}")
 
-# %% ../../nbs/amp/04_files.ipynb #7d1c9c9e
+# %% ../../nbs/amp/04_files.ipynb #24901147
 def stored(
     path,  # `.npz` or `.pkl`
 )->tuple[dict, dict]:
@@ -157,7 +157,7 @@ def stored(
     if isinstance(meta, dict) and meta: check_twice(path, data, meta)
     return data, meta
 
-
+# %% ../../nbs/amp/04_files.ipynb #ce1b436d
 def parse_metadata(
     path,  # for messages
     stored,  # the array of the file, bytes or text; None: there is none
@@ -180,7 +180,7 @@ def check_twice(
     for k, want in said.items():
         if k in data and plain(data[k]) != want: raise MotionFormatError(path, f"{k} is {data[k]}, but amp_metadata says {want}", "Take the file as motionbench wrote it, and motionbench amp normalize for its velocities")
 
-
+# %% ../../nbs/amp/04_files.ipynb #65035190
 def read_amp(
     path,  # `.npz` or `.pkl`, ours or of the original scripts
     layout:str="",  # of a file that does not say it
@@ -206,7 +206,7 @@ def read_amp(
     poses = {k: data[k] for k in POSES if isinstance(data.get(k), np.ndarray) and data[k].dtype.kind == "f"}
     with reading(path, "AMP features"): return AmpDataset(data["features"].astype(np.float32, copy=False), names, rate, clips, **poses, meta=shared)
 
-
+# %% ../../nbs/amp/04_files.ipynb #06cbd6c9
 META = ("robot", "joint_order_source", "contacts", "velocity", "units", "world", "heading", "time_base", "result")
 
 

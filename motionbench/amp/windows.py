@@ -14,7 +14,7 @@ from .dataset import AmpDataset, statistics
 from ..core.errors import ConfigError, InvalidMotion
 from ..core.windows import clip_ids, gather_windows, short_clips, window_starts
 
-# %% ../../nbs/amp/07_windows.ipynb #a4311622
+# %% ../../nbs/amp/07_windows.ipynb #897cac00
 class AmpWindows:
     "A map-style torch dataset of windows `(frames, D)` float32; `sample` draws many at once. Clips shorter than a window raise `InvalidMotion`, or are left out and listed in `skipped`."
     def __init__(self,
@@ -42,13 +42,8 @@ class AmpWindows:
         self.first = torch.as_tensor(self._first, device=device)
 
     def __len__(self): return len(self.first)
-
-    def __getitem__(self, i):
-        start = self._first[i]
-        return self.features[start:start + self.frames]
-
+    def __getitem__(self, i): return self.features[(start := self._first[i]):start + self.frames]
     def __repr__(self): return f"AmpWindows({len(self)} windows of {self.frames} frames, {len(self.columns)} columns, {self.features.device})"
-
     @cached_property
     def _cumulative(self):
         "Running sum of the windows' weights, `None` if all are equal."

@@ -75,7 +75,7 @@ def add_amp_convert(commands):
     common(g, "n_jobs", "force", "json")
     p.set_defaults(function=command_amp_convert)
 
-# %% ../../nbs/cli/06_amp.ipynb #1bd682d7
+# %% ../../nbs/cli/06_amp.ipynb #92d4c676
 def command_amp_convert(args)->int:
     "Convert a file or a folder; 1 if a clip of the folder could not be converted, and nothing is merged then."
     from motionbench.pipeline.checks import numbers
@@ -94,7 +94,7 @@ def command_amp_convert(args)->int:
     report(args, {"file": str(out), **facts(made)}, f"{out}: {in_words(made)}")
     return 0
 
-
+# %% ../../nbs/cli/06_amp.ipynb #2e4d9441
 def convert_folder(args, source:Path, robot:str, how:dict)->int:
     "Convert a folder, merge what came out."
     from motionbench.pipeline.steps import amp_folder
@@ -126,7 +126,7 @@ def in_words(dataset)->str:
     clips = f"{len(dataset.clips)} clips, " if len(dataset.clips) > 1 else ""
     return f"{clips}{len(dataset)} frames of {dataset.layout.dim} features at {dataset.fps:g} fps, layout {dataset.layout.name}"
 
-# %% ../../nbs/cli/06_amp.ipynb #4e12affc
+# %% ../../nbs/cli/06_amp.ipynb #96789ec6
 def layout_flags(parser):
     "Flags that say what a file of the original scripts does not."
     parser.add_argument("--layout", default="", metavar="NAME", help="layout of a file that does not say it: wildrobot-v1 or wildrobot-v2")
@@ -147,7 +147,7 @@ def add_amp_merge(commands):
     common(p, "include", "json")
     p.set_defaults(function=command_amp_merge)
 
-
+# %% ../../nbs/cli/06_amp.ipynb #6d8c55f0
 def command_amp_merge(args)->int:
     "Merge files."
     from motionbench.amp.dataset import split_validation

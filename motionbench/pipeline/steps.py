@@ -230,7 +230,7 @@ def audit_folder(
     clips = placed(clips, place, (".json", ".png") if figures else (".json",))
     return run_step("audit", audit_clip, clips, out, {"gates": gates}, watch, skipped, n_jobs, force)
 
-# %% ../../nbs/pipeline/05_steps.ipynb #5c3384e9
+# %% ../../nbs/pipeline/05_steps.ipynb #f9f5aa6a
 def check_amp(
     robot:str,  # name or model file; empty: the robot that each file names
     robot_config:str="",  # robot_config.yaml
@@ -247,7 +247,7 @@ def check_amp(
     rules = LAYOUTS[one_of("layout", layout, LAYOUTS)].contacts or ("none",)
     if contacts: one_of(f"contact rule of {layout}", contacts, rules)
 
-
+# %% ../../nbs/pipeline/05_steps.ipynb #88ba25d3
 def amp_folder(
     motions, out:str, robot:str="", # as in `robot_clips`
     fps:float|None=50.0,  # frame rate of the features
