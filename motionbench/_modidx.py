@@ -322,6 +322,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'motionbench.amp.train.load_training': ('amp/train.html#load_training', 'motionbench/amp/train.py'),
                                        'motionbench.amp.train.measure_policy': ( 'amp/train.html#measure_policy',
                                                                                  'motionbench/amp/train.py'),
+                                       'motionbench.amp.train.one_thread': ('amp/train.html#one_thread', 'motionbench/amp/train.py'),
                                        'motionbench.amp.train.policy_rollout': ( 'amp/train.html#policy_rollout',
                                                                                  'motionbench/amp/train.py'),
                                        'motionbench.amp.train.save_training': ('amp/train.html#save_training', 'motionbench/amp/train.py'),

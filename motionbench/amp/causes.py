@@ -143,7 +143,7 @@ def roughness(
     first, second = size(1), size(2)
     return float(np.median(second[first > 1e-12]/first[first > 1e-12])) if (first > 1e-12).any() else 0.0
 
-# %% ../../nbs/amp/12_causes.ipynb #736b4870
+# %% ../../nbs/amp/12_causes.ipynb #7ca4d387
 def own_size(
     dataset,  # with features, layout, fps, starts, root_quat
     block:str,  # joint_velocities, root_linear_velocity or root_angular_velocity
@@ -157,5 +157,5 @@ def own_size(
     elif block == "root_linear_velocity" and "root_height" in at: v, rate = x[:, at[block]][:, 2:], np.gradient(x[:, at["root_height"]], axis=0)*dataset.fps
     elif block == "root_angular_velocity" and dataset.root_quat is not None: v, rate = x[:, at[block]], angular_velocity(dataset.root_quat[:most], dataset.fps)
     else: return None
-    size = np.sqrt((rate[inner]**2).sum(1).mean()) if inner.any() else 0
-    return float(np.sqrt((v[inner]**2).sum(1).mean())/size) if size > 1e-6 else None
+    size = lambda y: float(np.median(np.linalg.norm(y[inner], axis=1))) if inner.any() else 0.0      # a median forgives where clips are cut
+    return size(v)/size(rate) if size(rate) > 1e-6 else None

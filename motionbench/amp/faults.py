@@ -25,7 +25,7 @@ class Cause:
 
     def __str__(self): return f"{self.block}: {self.message}"
 
-# %% ../../nbs/amp/13_faults.ipynb #2251267c
+# %% ../../nbs/amp/13_faults.ipynb #292a4d5f
 JOINT_BLOCKS = "joint_positions", "joint_velocities"
 VECTOR_BLOCKS = "root_linear_velocity", "root_angular_velocity", "key_bodies"
 PLACE_BLOCKS = "joint_positions", "root_height", "root_position", "key_bodies"
@@ -40,6 +40,7 @@ class Case:
     pol:np.ndarray  # policy rows `(M, k)`
     quat:np.ndarray  # the policy's root orientations `(M, 4)` wxyz, or None
     fps:float  # frames per second
+    seconds:float = np.inf  # length of the policy's data
     masks:tuple = ()  # halves of the reference by stretches, each `(N,)`
     pose_agrees:bool = False  # whether the other joint blocks agree, or do after a repair
     frame:str = ""  # frame of the vectors as the layout states it: world, heading or body
@@ -114,7 +115,7 @@ def shifts(case):
     else: what = f"constant offset of {listing([f'{case.names[i]} {shift[i]:+.3f} {unit}' for i in which])}: another zero pose?"
     return [(case.cause("offset", case.pose_agrees or (case.block == "joint_positions" and 3*len(which) <= len(case.names)), what, float(shift[k])), case.pol - shift)]
 
-# %% ../../nbs/amp/13_faults.ipynb #3cfd2ac8
+# %% ../../nbs/amp/13_faults.ipynb #ea79e6da
 def facts(
     case:Case,
 )->Cause | None:
@@ -127,7 +128,7 @@ def facts(
         what = f"{'all columns are' if whole else listing(which) + (' is' if len(which) == 1 else ' are')} constant{f' {value[0]:.3g}' if np.ptp(value) == 0 else ''} in the policy"
         if case.block == "foot_contacts":
             mean = case.ref[:, stuck].mean()
-            if zero: return case.cause("constant", not case.pol.any() or case.pose_agrees, f"{what}, {mean:.2f} on average in the reference: contacts that are never filled in", float(mean))
+            if zero: return case.cause("constant", (not case.pol.any() and case.seconds >= 3) or case.pose_agrees, f"{what}, {mean:.2f} on average in the reference: contacts that are never filled in", float(mean))
             return case.cause("constant", case.pose_agrees, f"{what}, {mean:.2f} on average in the reference: a threshold that is always met, or the policy never lifts a foot", float(mean))
         moves = (case.pol.std(0)[~stuck] > 0.3*case.ref.std(0)[~stuck]).mean() > 0.5 if not whole else case.block.endswith("velocities") or case.block.endswith("velocity")
         return case.cause("constant", bool(moves and (zero or not whole)), f"{what}, not in the reference: a quantity that is not filled in, or a joint that the policy lacks", float(stuck.sum()))

@@ -71,7 +71,7 @@ class Sides:
         z = [np.clip((x[:, cols] - self.mean[cols])/self.sd[cols], -8, 8) for x in self.x]
         return {s: accuracy(*held_out(*(y for e, w, p in zip(n, z, self.parts) for y in (lift(w + s*e, self.seed), p)))) for s in NOISE}
 
-# %% ../../nbs/amp/14_judge.ipynb #c29e31fc
+# %% ../../nbs/amp/14_judge.ipynb #39349624
 CLEARLY = 0.15
 
 
@@ -99,7 +99,7 @@ class Trial:
         quat, recipe = s.data[1].root_quat, getattr(s.data[0].layout, "recipe", None)
         frame = recipe.blocks.get(block, "") if recipe else ""
         return Case(block, tuple(names[c].removeprefix(f"{block}.") for c in cols), s.x[0][:, cols], s.x[1][:, cols], None if quat is None else quat[s.rows[1].row],
-                    s.data[1].fps, tuple(s.halves[0][0]), pose, frame, self.own(block), tuple(self.orders.values()))
+                    s.data[1].fps, len(s.data[1].features)/s.data[1].fps, tuple(s.halves[0][0]), pose, frame, self.own(block), tuple(self.orders.values()))
 
     def own(self, block):
         "The policy's velocities against its own poses, and this against the reference's."
@@ -124,7 +124,7 @@ class Trial:
         if before <= 0.53: return
         case = self.case(block)
         fact = facts(case)
-        if fact and (before > self.sides.low or fact.kind == "length"): return self.accept(fact, block, None)      # a share of zeros is a fact, however small
+        if fact and (before > self.sides.low or fact.kind in ("length", "scale")): return self.accept(fact, block, None)     # these do not rest on the discriminator
         if before <= self.sides.low: return
         self.best(block, cols, before, repairs(case), 0.35)
 
