@@ -127,7 +127,7 @@ def test_bad_files_of_a_folder_are_listed_and_the_rest_is_made(cli, tmp_path):
     made = [n for n in made if not n.startswith(("view/model-", "view/player.js"))]
     assert made == sorted(["index.html", "view/biped/deep/run.js", "view/biped/deep/run.jpg", "summary.json", "summary.md", *(f"reports/{n}.ipynb" for n in ("10_retarget", "20_audit", "30_amp")),
                            *(f"retarget/biped/deep/run.{s}" for s in ("npz", "pkl")), *(f"audit/biped/deep/run.{s}" for s in ("json", "png")),
-                           *(f"amp/biped/deep/run_amp.{s}" for s in ("npz", "pkl", "joint_order.json"))])
+                           *(f"amp/{n}.{s}" for n in ("biped/deep/run_amp", "biped") for s in ("npz", "pkl", "joint_order.json"))])
     assert not (tmp_path/"bomb_went_off").exists()
 
 
@@ -178,7 +178,8 @@ def test_run_twice_then_lose_a_file_then_change_one(cli, walks, tmp_path):
     shutil.copy("in/day2/fast.npz", "in/day1/slow.npz")
     assert cli(*again, "--fps", "30")[0] == 0
     changed = {n for n, t in files("o").items() if second.get(n) != t}
-    assert all("slow" in n or n.startswith("reports/") or n == "index.html" for n in changed) and len([n for n in changed if "slow" in n]) == 18
+    merged = {f"amp/{r}.{s}" for r in ("biped", "unitree_g1") for s in ("npz", "pkl", "joint_order.json")}
+    assert all("slow" in n or n.startswith("reports/") or n == "index.html" or n in merged for n in changed) and len([n for n in changed if "slow" in n]) == 18
 
     summary = json.loads(Path("o/summary.json").read_text())
     assert len(summary["clips"]) == 4 and summary["skipped"] == [{"file": "notes.txt", "reason": "no known motion format (text file)"}] and "| day1/slow | biped |" in Path("o/summary.md").read_text()
