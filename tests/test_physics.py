@@ -82,7 +82,8 @@ def test_a_batch_is_its_rows(biped, seed, n):
         one = Simulation(biped, 1)
         one.set_state(state[[i]])
         for _ in range(3): alone = one.advance(target[[i]])
-        for k in State.__dataclass_fields__: assert np.array_equal(getattr(alone, k)[0], getattr(together, k)[i], equal_nan=True), k
+        assert alone.hold is None is together.hold
+        for k in State.__dataclass_fields__.keys() - {"hold"}: assert np.array_equal(getattr(alone, k)[0], getattr(together, k)[i], equal_nan=True), k
 
 
 def test_root_velocities_are_in_the_world(biped):
@@ -217,3 +218,27 @@ def test_errors_say_what_fits(biped, walk):
     with pytest.raises(ConfigError, match=r"\(3,\).*\(2, 9\)"): Simulation(biped, 2).advance(np.zeros(3))
     with pytest.raises(InvalidMotion, match="several clips"): motion_states(concatenate([walk, walk], boundaries=True), biped)
     with pytest.raises(RobotError, match="missing"): motion_states(Motion(50, np.zeros((2, 3)), np.tile([1., 0, 0, 0], (2, 1)), np.zeros((2, 1)), ("knee",), "x"), biped)
+
+
+def test_what_holds_a_fixed_base(biped):
+    sim = Simulation(biped, 2, base="fixed", base_quat=(0.8, 0.6, 0, 0))
+    for _ in range(150): state = sim.advance(np.tile(np.where([n.endswith("knee_pitch") for n in biped.joint_names], 1.0, 0.0), (2, 1)))
+    mujoco.mj_forward(sim.model, sim.data[0])
+    weight = np.array([0, 0, 9.81*biped.model.body_mass.sum()])
+    assert np.allclose(state.hold[0, :3], weight, atol=1e-2) and np.allclose(state.hold[1], state.hold[0])
+    assert np.allclose(state.hold[0, 3:], np.cross(sim.data[0].subtree_com[0] - [0, 0, 1], weight), atol=1e-2)
+
+
+def test_an_assist_carries_and_is_recorded(biped):
+    sim, state = Simulation(biped), wild(biped, 1, height=5.0)[0]
+    sim.set_state(state)
+    weight = 9.81*biped.model.body_mass.sum()
+    first = sim.advance(state.joint_pos, assist=lambda s: np.array([[3.0, 0, weight, 0, 0, 2.0]]))
+    assert np.allclose(first.hold, [[3, 0, weight, 0, 0, 2]])
+    assert sim.advance(state.joint_pos).hold is None and not sim.data[0].qfrc_applied[sim.free[1]:sim.free[1] + 6].any()
+    with pytest.raises(ConfigError, match="a fixed base is held already"): Simulation(biped, base="fixed").advance(np.zeros((1, 9)), assist=lambda s: np.zeros((1, 6)))
+
+
+def test_velocity_targets_and_feedforward(biped):
+    gains, zero = Simulation(biped).gains, np.zeros(9)
+    assert np.allclose(gains.torque(zero, zero, zero, 1.0, 0.5), np.clip(gains.kd + 0.5, -gains.limit, gains.limit))

@@ -125,7 +125,7 @@ def pd_gains(
     kp = np.minimum(limit/full_effort_error, inertia*(0.5/model.opt.timestep)**2)
     return Gains(kp, 2*damping*np.sqrt(kp*inertia), limit)
 
-# %% ../../nbs/physics/00_simulation.ipynb #0db2c924
+# %% ../../nbs/physics/00_simulation.ipynb #820cdfe0
 class Simulation:
     "Simulations of one robot side by side."
     def __init__(self,
@@ -146,8 +146,9 @@ class Simulation:
         root = m.body(robot.root_body)
         self.fixed_pose, self.free = (np.array(base_pos, float), root.quat.copy()), None if base == "fixed" else (m.jnt_qposadr[root.jntadr[0]], m.jnt_dofadr[root.jntadr[0]])
         self.data = [mujoco.MjData(m) for _ in range(num_envs)]
-        at = m.sensor(f"{HOLD} force").adr[0] if self.free is None else 0
-        self._sensed = [d.sensordata[at:at+6].reshape(2, 3) for d in self.data]
+        if self.free is None:
+            at = m.sensor(f"{HOLD} force").adr[0]
+            self._sensed = [d.sensordata[at:at+6].reshape(2, 3) for d in self.data]
         self._qpos, self._qvel, self._force = ([getattr(d, k) for d in self.data] for k in ("qpos", "qvel", "qfrc_applied"))
 
     def settings(self):
