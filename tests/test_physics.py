@@ -233,10 +233,10 @@ def test_an_assist_carries_and_is_recorded(biped):
     sim, state = Simulation(biped), wild(biped, 1, height=5.0)[0]
     sim.set_state(state)
     weight = 9.81*biped.model.body_mass.sum()
-    first = sim.advance(state.joint_pos, assist=lambda s: np.array([[3.0, 0, weight, 0, 0, 2.0]]))
+    first = sim.advance(state.joint_pos, assist=lambda s, left: np.array([[3.0, 0, weight, 0, 0, 2.0]]))
     assert np.allclose(first.hold, [[3, 0, weight, 0, 0, 2]])
     assert sim.advance(state.joint_pos).hold is None and not sim.data[0].qfrc_applied[sim.free[1]:sim.free[1] + 6].any()
-    with pytest.raises(ConfigError, match="a fixed base is held already"): Simulation(biped, base="fixed").advance(np.zeros((1, 9)), assist=lambda s: np.zeros((1, 6)))
+    with pytest.raises(ConfigError, match="a fixed base is held already"): Simulation(biped, base="fixed").advance(np.zeros((1, 9)), assist=lambda s, left: np.zeros((1, 6)))
 
 
 def test_velocity_targets_and_feedforward(biped):

@@ -83,7 +83,7 @@ class Policy(nn.Module):
         "Targets for observations, both numpy; without exploration."
         with torch.no_grad(): return self.targets(self(torch.as_tensor(observations, dtype=torch.float32))).numpy()
 
-# %% ../../nbs/amp/18_agent.ipynb #710ee65b
+# %% ../../nbs/amp/18_agent.ipynb #31e44472
 class StyleEpisodes:
     "An `Environment` that also keeps the windows that the discriminator judges."
     def __init__(self,
@@ -102,8 +102,12 @@ class StyleEpisodes:
     def reset(self, mask):
         "Start these episodes anew; observations of all."
         seen, info = self.env.reset(options=dict(reset_mask=mask))
-        self.history[mask, 1:] = self.poses[info["start"][mask], :-1]
+        self.begin(mask, info["start"][mask])
         return torch.as_tensor(seen, dtype=torch.float32).nan_to_num()
+
+    def begin(self, mask, start):
+        "Fill the history of these episodes with the windows that they start from."
+        self.history[mask, 1:] = self.poses[start, :-1]
 
     def step(self, targets):
         "Observations, windows `(N, k, 2J)`, terminated and truncated."
@@ -111,7 +115,7 @@ class StyleEpisodes:
         self.history = torch.cat([self.history[:, 1:], torch.as_tensor(info["state"].joint_pos, dtype=torch.float32)[:, None].nan_to_num()], 1)
         return torch.as_tensor(seen, dtype=torch.float32).nan_to_num(), windows_from_poses(self.history, self.fps), terminated, truncated
 
-# %% ../../nbs/amp/18_agent.ipynb #7b8f926b
+# %% ../../nbs/amp/18_agent.ipynb #a7933778
 class StyleAMP(AMP):
     "skrl's AMP with a discriminator that learns on its own, and a log."
     def __init__(self,
@@ -130,11 +134,16 @@ class StyleAMP(AMP):
     def update(self, *, timestep, timesteps):
         "One row of the log, one update of the policy, `update_steps` lessons of the discriminator."
         fake = self.memory.get_tensor_by_name("amp_observations").flatten(0, 1).clone()
-        (pos, vel), (near, fast) = self.scale.undo(fake[:, -len(self.scale.mean):]).chunk(2, -1), self.reference.chunk(2, -1)
-        self.log.append(dict(steps=timestep + 1, learning_rate=self.scheduler.get_last_lr()[0], **judge(self.discriminator.net, self.real(len(fake)), fake),
-                             pose_error=pose_error(pos, near), velocity_ratio=velocity_ratio(vel, fast)))
+        self.log.append(dict(steps=timestep + 1, learning_rate=self.scheduler.get_last_lr()[0], **self.judge_rollout(fake)))
         super().update(timestep=timestep, timesteps=timesteps)
         for _ in range(self.config.update_steps): self.lesson(fake)
+
+    def judge_rollout(self,
+        fake,  # `(n, D)` scaled windows of the last rollout
+    )->dict:
+        "Judgement and measures of a rollout, before anything is learned from it."
+        (pos, vel), (near, fast) = self.scale.undo(fake[:, -len(self.scale.mean):]).chunk(2, -1), self.reference.chunk(2, -1)
+        return dict(**judge(self.discriminator.net, self.real(len(fake)), fake), pose_error=pose_error(pos, near), velocity_ratio=velocity_ratio(vel, fast))
 
     def lesson(self,
         fake,  # `(n, D)` scaled windows of the last rollout
@@ -148,7 +157,7 @@ class StyleAMP(AMP):
         loss.backward()
         self.disc_optimizer.step()
 
-# %% ../../nbs/amp/18_agent.ipynb #91265cd6
+# %% ../../nbs/amp/18_agent.ipynb #750e13a8
 class _Actor(GaussianMixin, Model):
     "A `Policy` as skrl's stochastic model."
     def __init__(self, net, log_std, *spaces):
@@ -175,6 +184,7 @@ def make_agent(
     discriminator:nn.Sequential,  # to train, for scaled windows
     real,  # function `n -> (n, D)` of scaled reference windows
     reference,  # `(m, 2J)` frames of the reference, for the measures
+    kind=StyleAMP,  # the class, or whatever makes one of the same arguments
 )->StyleAMP:
     "The agent, ready to train."
     box, c = lambda n: gymnasium.spaces.Box(-np.inf, np.inf, (n,)), config
@@ -185,7 +195,7 @@ def make_agent(
                   time_limit_bootstrap=True, amp_batch_size=1, discriminator_batch_size=1, discriminator_loss_scale=0.0, discriminator_logit_regularization_scale=0.0,
                   discriminator_gradient_penalty_scale=0.0, discriminator_weight_decay_scale=0.0)
     cfg.experiment.write_interval = cfg.experiment.checkpoint_interval = 0
-    agent = StyleAMP(c, real, policy.scale, reference, cfg=cfg, observation_space=spaces[0], action_space=spaces[1], device="cpu", amp_observation_space=judged,
+    agent = kind(c, real, policy.scale, reference, cfg=cfg, observation_space=spaces[0], action_space=spaces[1], device="cpu", amp_observation_space=judged,
                      models=dict(policy=_Actor(policy, c.log_std, *spaces), value=_Net(value, *spaces), discriminator=_Net(discriminator, judged, spaces[1])),
                      memory=RandomMemory(memory_size=c.rollout_steps, num_envs=c.num_envs, device="cpu"), motion_dataset=RandomMemory(memory_size=1, device="cpu"),
                      reply_buffer=RandomMemory(memory_size=c.replay, device="cpu"), collect_reference_motions=real)

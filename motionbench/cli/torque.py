@@ -6,11 +6,13 @@
 __all__ = ['inputs', 'outputs', 'convert_all', 'add_torque_from_csv', 'command_torque_from_csv', 'clip_row', 'add_torque_to_csv',
            'command_torque_to_csv', 'add_torque_analyze', 'command_torque_analyze', 'write_analysis', 'add_torque']
 
-# %% ../../nbs/cli/07_torque.ipynb #1c7bac7e
+# %% ../../nbs/cli/07_torque.ipynb #736cfb1b
 import sys
 from pathlib import Path
 
 from .parser import Parser, common, list_skipped, not_itself, one_of, rate, report
+from .torque_collect import add_torque_collect
+from .torque_train import add_torque_train
 from ..core.errors import ConfigError, MotionbenchError, MotionFormatError
 
 # %% ../../nbs/cli/07_torque.ipynb #0428bc04
@@ -188,9 +190,9 @@ def write_analysis(
     write_profiles(analysis, place.with_name(place.name + ".csv"))
     with atomic_path(place.with_name(place.name + ".png")) as temp: temp.write_bytes(figure_png(analysis_figure(analysis)))
 
-# %% ../../nbs/cli/07_torque.ipynb #ac3d761a
+# %% ../../nbs/cli/07_torque.ipynb #6de9cdf4
 def add_torque(commands):
     "The parser of `motionbench torque`."
-    p = commands.add_parser("torque", help="joint torques: analyze, from-csv, to-csv")
+    p = commands.add_parser("torque", help="joint torques: collect, analyze, train, from-csv, to-csv")
     p = p.add_subparsers(dest="torque", required=True, metavar="COMMAND", parser_class=Parser)
-    for add in (add_torque_analyze, add_torque_from_csv, add_torque_to_csv): add(p)
+    for add in (add_torque_collect, add_torque_analyze, add_torque_train, add_torque_from_csv, add_torque_to_csv): add(p)

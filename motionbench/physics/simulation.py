@@ -125,7 +125,7 @@ def pd_gains(
     kp = np.minimum(limit/full_effort_error, inertia*(0.5/model.opt.timestep)**2)
     return Gains(kp, 2*damping*np.sqrt(kp*inertia), limit)
 
-# %% ../../nbs/physics/00_simulation.ipynb #820cdfe0
+# %% ../../nbs/physics/00_simulation.ipynb #908535ee
 class Simulation:
     "Simulations of one robot side by side."
     def __init__(self,
@@ -179,19 +179,19 @@ class Simulation:
 
     def advance(self,
         target,  # joint angles to go to `(N, J)`, rad
-        target_vel=0,  # their velocities `(N, J)`, rad/s
+        target_vel=0,  # velocities `(N, J)`, rad/s, with which the targets move and arrive at the end of the step
         feedforward=0,  # torques besides `(N, J)`, N·m
-        assist=None,  # function of a `State` -> wrench on the root body about its origin `(N, 6)`, N and N·m, world; of a floating base only
+        assist=None,  # function of a `State` and the time in s until the end of the step -> wrench on the root body about its origin `(N, 6)`, N and N·m, world; of a floating base only
     )->State:
         "The `State` after one step of `1/fps`; one that is no longer finite stays so until it is set anew."
         target, total = np.asarray(target, float), 0
         if target.shape != self.torque.shape: raise ConfigError(f"targets have shape {target.shape}, expected {self.torque.shape}: simulations, joints of {self.robot.name}")
         if assist is not None and self.free is None: raise ConfigError("a fixed base is held already; an assist needs base='floating'")
-        if assist is None and self.hold is not None and self.free: self._push(lambda state: np.zeros((self.num_envs, 6)))
+        if assist is None and self.hold is not None and self.free: self._push(lambda state, left: np.zeros((self.num_envs, 6)), 0)
         held = 0
-        for _ in range(self.substeps):
-            torque = self.gains.torque(target, np.stack(self._qpos)[:, self.qpos_adr], np.stack(self._qvel)[:, self.qvel_adr], target_vel, feedforward)
-            if assist is not None: wrench = self._push(assist)
+        for left in np.arange(self.substeps)[::-1]/(self.fps*self.substeps):
+            torque = self.gains.torque(target - target_vel*left, np.stack(self._qpos)[:, self.qpos_adr], np.stack(self._qvel)[:, self.qvel_adr], target_vel, feedforward)
+            if assist is not None: wrench = self._push(assist, left)
             for d, force, t, good in zip(self.data, self._force, torque, np.isfinite(torque).all(1)):
                 if not good: d.qvel[:] = np.nan; continue
                 force[self.qvel_adr] = t
@@ -202,10 +202,10 @@ class Simulation:
         self.torque, self.hold = total/self.substeps, None if assist is None and self.free else held/self.substeps
         return self.state()
 
-    def _push(self, assist):
+    def _push(self, assist, left):
         "Apply the wrenches of the assist; MuJoCo takes the moment in the root's own frame."
         state, b = self.state(), self.free[1]
-        wrench = np.asarray(assist(state), float)
+        wrench = np.asarray(assist(state, left), float)
         local = np.concatenate([wrench[:, :3], quat_rotate(quat_conj(state.root_quat), wrench[:, 3:])], 1)
         for force, w in zip(self._force, local): force[b:b+6] = w
         return wrench
