@@ -203,7 +203,7 @@ def test_the_torque_notebook_in_a_pipeline_of_ones_own(tmp_path, monkeypatch):
     Path("mine.yaml").write_text("steps:\n  - {name: retarget, notebook: 10_retarget.ipynb}\n  - {name: torque, notebook: 40_torque.ipynb}\n")
     said = []
     summary = run("mine.yaml", "in", "biped", "out", say=said.append)
-    assert not summary.failed and sorted(p.name for p in Path("out/torque/biped").iterdir()) == ["walk.csv", "walk.json", "walk.npz", "walk.png"]
+    assert not summary.failed and sorted(p.name for p in Path("out/torque/biped").iterdir()) == ["walk.csv", "walk.json", "walk.npz", "walk.pdf", "walk.png"]
     with np.load("out/torque/biped/walk.npz") as f: assert f["joint_torques"].shape == (len(f["dof_positions"]), 9) and "inverse dynamics" in str(f["metadata"])
     with pytest.raises((ConfigError, NotebookError), match="fits 'hop'"): run("mine.yaml", "in", "biped", "out", typed=["torque.include=hop"], say=said.append)
     said.clear()

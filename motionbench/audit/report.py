@@ -14,14 +14,15 @@ from ..io.files import atomic_path
 from ..view.plots import clip_figure, figure_png
 from ..view.tables import Table
 
-# %% ../../nbs/audit/04_report.ipynb #051b37b8
+# %% ../../nbs/audit/04_report.ipynb #56ae54e7
 LABELS = dict(
     skate_mean_m_s="foot skate (mean)", skate_p95_m_s="foot skate (p95)", drag_share="dragged or scuffing", penetration_max_cm="penetration (deepest)",
     penetration_share="penetration > 1 cm", floating_share="floating > 2 cm", longest_flight_s="longest flight", limit_violation_max_rad="beyond a joint limit",
     at_limit_share="at a joint limit", velocity_ratio="peak velocity", acceleration_ratio="peak acceleration", self_collision_share="self-collision",
     held_share="held frames", quat_flips="quaternion flips", quat_norm_error="quaternion norm", root_speed_max_m_s="root speed",
-    root_spike_max_m_s="root spike", tracking_pos_mean_cm="tracking (position)", tracking_rot_mean_deg="tracking (rotation)")
-UNITS = dict(rad_s2="rad/s²", rad_s="rad/s", m_s="m/s", cm="cm", deg="°", rad="rad", s="s", ratio="× limit", share="%")
+    root_spike_max_m_s="root spike", root_force_median_pct="unexplained force (median)", root_moment_median_pct="unexplained moment (median)",
+    implausible_share="force from feet off the ground", friction_used_p95="friction used (p95)", torque_over_share="torque beyond its limit", tracking_pos_mean_cm="tracking (position)", tracking_rot_mean_deg="tracking (rotation)")
+UNITS = dict(rad_s2="rad/s²", rad_s="rad/s", m_s="m/s", cm="cm", deg="°", rad="rad", s="s", ratio="× limit", share="%", pct="%")
 
 
 def value_text(

@@ -143,13 +143,13 @@ def command_torque_to_csv(args)->int:
         return [row | {"lost": lost, "says": "; ".join([row["says"], *([f"left out: {', '.join(lost)}"] if lost else [])])}]
     return convert_all(args, source, (".npz", "" if args.tables else ".csv"), convert)
 
-# %% ../../nbs/cli/07_torque.ipynb #b83c122a
+# %% ../../nbs/cli/07_torque.ipynb #76cc5e41
 def add_torque_analyze(commands):
     "The parser of `motionbench torque analyze`."
     p = commands.add_parser("analyze", help="strides, effort, symmetry, patterns and residuals of clips, as tables, JSON, CSV and figures",
                             description="A clip with torques is taken as it is; one without gets them by inverse dynamics with ground forces, and it is said how much of the weight no plausible ground force explains.")
     p.add_argument("source", nargs="+", metavar="PATH", help="robot motion, with torques or without: files or folders")
-    p.add_argument("--out", default="", metavar="DIR", help="for each clip NAME.json, NAME.csv (profiles over the stride) and NAME.png")
+    p.add_argument("--out", default="", metavar="DIR", help="for each clip NAME.json, NAME.csv (profiles over the stride), NAME.png and NAME.pdf (all figures)")
     p.add_argument("--cutoff", type=float, default=6.0, metavar="HZ", help="of the filter where torques are computed (default: 6)")
     common(p, "include", "robot", "json", robot="")
     p.set_defaults(function=command_torque_analyze)
@@ -179,16 +179,18 @@ def command_torque_analyze(args)->int:
 
 def write_analysis(
     analysis,  # `TorqueAnalysis`
-    place:Path,  # of the three files, without suffix
+    place:Path,  # of the four files, without suffix
 ):
-    "Write JSON, CSV and figure."
+    "Write JSON, CSV, the figure of the profiles, and all figures as a PDF."
     from motionbench.io.files import atomic_path
     from motionbench.pipeline.cache import write_json
     from motionbench.torque.analysis import analysis_dict, analysis_figure, write_profiles
+    from motionbench.torque.pages import write_pages
     from motionbench.view.style import figure_png
     write_json(place.with_name(place.name + ".json"), analysis_dict(analysis))
     write_profiles(analysis, place.with_name(place.name + ".csv"))
     with atomic_path(place.with_name(place.name + ".png")) as temp: temp.write_bytes(figure_png(analysis_figure(analysis)))
+    write_pages(analysis, place.with_name(place.name + ".pdf"))
 
 # %% ../../nbs/cli/07_torque.ipynb #6de9cdf4
 def add_torque(commands):

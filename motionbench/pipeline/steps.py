@@ -293,7 +293,7 @@ def note_files(
     audit = index_path(step.out, "audit")
     write_json(index_path(step.out, step.name), {**index, "also": [*(str(Path(f).resolve()) for f in files), *([str(audit.resolve())] if audit.is_file() else [])]})
 
-# %% ../../nbs/pipeline/05_steps.ipynb #f7511521
+# %% ../../nbs/pipeline/05_steps.ipynb #677bf3d3
 def torque_folder(
     motions, out:str, robot:str="", # as in `robot_clips`
     cutoff:float=6.0,  # Hz, of the filter where torques are computed
@@ -303,5 +303,5 @@ def torque_folder(
 )->Step:
     "Torques and their analysis of every clip."
     clips, skipped, watch = robot_clips(motions, out, robot, include=include)
-    clips = [replace(c, parameters={**c.parameters, "name": c.name.split("/", 1)[1]}) for c in placed(clips, place, (".npz", ".json", ".csv", ".png"))]
+    clips = [replace(c, parameters={**c.parameters, "name": c.name.split("/", 1)[1]}) for c in placed(clips, place, (".npz", ".json", ".csv", ".png", ".pdf"))]
     return run_step("torque", torque_clip, clips, out, {"cutoff": cutoff}, watch, skipped, n_jobs, force)

@@ -275,9 +275,9 @@ def amp_clip(
     contact = {n: round(float(x), 3) for n, x in zip(made.layout.contact_names, made["foot_contacts"].mean(0))} if made.layout.contact_names else {}
     return {"robot": made.robot, "amp_frames": len(made), "amp_dim": made.layout.dim, "amp_fps": made.fps, "amp_clips": len(made.clips), "contact_share": contact}
 
-# %% ../../nbs/pipeline/04_work.ipynb #88ce1296
+# %% ../../nbs/pipeline/04_work.ipynb #105dd079
 def torque_clip(
-    inputs:list, outputs:list, # one file of robot motion; torques as `.npz`, then the analysis as `.json`, `.csv` and `.png`
+    inputs:list, outputs:list, # one file of robot motion; torques as `.npz`, then the analysis as `.json`, `.csv`, `.png` and `.pdf`
     robot:str="",  # name or model file; empty: the robot that the file names
     cutoff:float=6.0,  # Hz, of the filter where torques are computed
     name:str="",  # of the clip; default: that of the file
@@ -286,6 +286,7 @@ def torque_clip(
     from motionbench.io.files import atomic_path
     from motionbench.torque.analysis import analysis_dict, analysis_figure, analysis_table, analyze_torque, write_profiles
     from motionbench.torque.files import write_torque
+    from motionbench.torque.pages import write_pages
     from motionbench.view.style import figure_png
     motion, robot = read_robot_motion(inputs[0], robot)
     with about(inputs[0]): done = analyze_torque(motion, robot, name or inputs[0].stem, cutoff)
@@ -294,4 +295,5 @@ def torque_clip(
     write_json(outputs[1], analysis_dict(done))
     write_profiles(done, outputs[2])
     with atomic_path(outputs[3]) as temp: temp.write_bytes(figure_png(analysis_figure(done)))
+    write_pages(done, outputs[4])
     return {k: v for k, v in analysis_table([done])[0].items() if k not in ("clip", "robot")}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PHYSICS', 'run_tensors', 'run_facts', 'restore_run', 'save_checkpoint', 'checkpoints', 'read_facts',
-           'load_checkpoint', 'differences']
+           'load_checkpoint', 'check_same']
 
 # %% ../../nbs/torque/31_checkpoint.ipynb #a1781de3
 import json
@@ -89,7 +89,7 @@ def restore_run(
     run.generator.set_state(tensors["random.reference"])
     torch.set_rng_state(tensors["random.torch"])
 
-# %% ../../nbs/torque/31_checkpoint.ipynb #1f2fd950
+# %% ../../nbs/torque/31_checkpoint.ipynb #05a64518
 def save_checkpoint(
     run,  # `AmpRun` between two updates
     folder,  # for checkpoints; made if missing
@@ -132,7 +132,7 @@ def load_checkpoint(
     run.agent.log[:] = log[:facts["updates"]]
 
 
-def differences(
+def check_same(
     old:dict,  # what the checkpoint was made with
     new:dict,  # what is asked for
 ):

@@ -46,7 +46,7 @@ def adapted_weight(
     lead = lambda accuracy: max(accuracy - 0.5, 0) + 0.05
     return weight**(1 - rate)*(base*min(max(lead(torque)/lead(kinematic), 1/bound), bound))**rate
 
-# %% ../../nbs/torque/30_streams.ipynb #46bda209
+# %% ../../nbs/torque/30_streams.ipynb #6f3b2bf8
 class TorqueWindows:
     "Windows of torque files, oldest frame first; `sample` is what `train_amp` takes. `ConfigError` if the files do not go together or do not fit the robot, `InvalidMotion` if a clip is too short."
     def __init__(self,
@@ -61,7 +61,7 @@ class TorqueWindows:
         if missing or extra: raise ConfigError(f"the joints of {self.names[0]} do not fit {robot.name}: missing {', '.join(missing) or 'none'}; extra {', '.join(extra) or 'none'}")
         if data.dof_positions is None: raise ConfigError(f"{self.names[0]} has no dof_positions, without which there is no telling when a torque belongs")
         order = data.get_dof_index(robot.joint_names)
-        self.fps, self.frames, self.weights, self.columns = float(self.clips[0].fps), frames, data.weights, [f"{b}.{j}" for b in BLOCKS for j in robot.joint_names]
+        self.robot, self.fps, self.frames, self.weights, self.columns = robot.name, float(self.clips[0].fps), frames, data.weights, [f"{b}.{j}" for b in BLOCKS for j in robot.joint_names]
         self.poses, self.torques = (None if x is None else x[:, order] for x in (data.dof_positions, data.joint_torques))
         first = window_starts(data.lengths, frames + 2)
         each = data.weights[clip_ids(first, data.lengths)]
@@ -87,7 +87,7 @@ class TorqueWindows:
 
     def __repr__(self): return f"TorqueWindows({len(self._first)} windows of {self.frames} frames, {len(self.clips)} files at {self.fps:g} fps, {'without' if self.torques is None else 'with'} torques)"
 
-# %% ../../nbs/torque/30_streams.ipynb #12b86cd6
+# %% ../../nbs/torque/30_streams.ipynb #44bf81e5
 def other_definitions(
     windows:TorqueWindows,  # the reference
     settings:dict,  # of the training's simulation
@@ -113,12 +113,16 @@ def _brief(x):
     return text if len(text) < 60 else text[:57] + "..."
 
 
-def check_definitions(windows, settings, mixed=False):
+def check_definitions(
+    windows:TorqueWindows,  # the reference
+    settings:dict,  # of the training's simulation
+    mixed:bool=False,  # take them all the same
+)->list:
     "The differences; `ConfigError` if there are some, unless they are wanted."
     found = other_definitions(windows, settings)
     if found and not mixed:
         raise ConfigError(f"{found[0]}{f', and {len(found) - 1} more files differ' if len(found) > 1 else ''}: a discriminator would tell the two kinds apart whatever the policy does. "
-                          f"Collect them where the policy is trained, with motionbench torque collect --task biped-fixed (or your robot's name), or take them as they are with --mixed-torques")
+                          f"Collect them where the policy is trained, with motionbench torque collect --task {windows.robot}-fixed, or take them as they are with --mixed-torques")
     return found
 
 # %% ../../nbs/torque/30_streams.ipynb #63e76f0b
@@ -132,10 +136,13 @@ def torque_error(
     a, b = (torch.quantile(torch.as_tensor(x, dtype=torch.float32), at, 0) for x in (torques, reference))
     return ((a - b).abs().mean(0)/torch.as_tensor(std, dtype=torch.float32)).mean().item()
 
-# %% ../../nbs/torque/30_streams.ipynb #479c9410
+# %% ../../nbs/torque/30_streams.ipynb #a39d64dd
 class Replay:
     "Rows that are remembered; the oldest are overwritten."
-    def __init__(self, size:int, dim:int): self.rows, self.count = torch.zeros(size, dim), 0
+    def __init__(self,
+        size:int,  # how many at most
+        dim:int,  # numbers in a row
+    ): self.rows, self.count = torch.zeros(size, dim), 0
 
     def add(self, rows):
         "Remember these."

@@ -6,7 +6,7 @@
 __all__ = ['TorqueEpisodes', 'TorqueAMP', 'TorqueRun', 'TorqueTraining', 'train_torque', 'asked_of', 'go_in', 'read_log',
            'measure_torque']
 
-# %% ../../nbs/torque/31_train.ipynb #9f40858d
+# %% ../../nbs/torque/31_train.ipynb #d64007ec
 import json
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
@@ -23,7 +23,7 @@ from ..amp.train import AmpRun, AmpTraining, measure_motions, own_random, policy
 from ..core.errors import ConfigError, MotionFormatError
 from ..io.files import atomic_path
 from ..physics.simulation import Simulation
-from .checkpoint import checkpoints, differences, load_checkpoint, read_facts, save_checkpoint
+from .checkpoint import check_same, checkpoints, load_checkpoint, read_facts, save_checkpoint
 from .streams import TorqueConfig, TorqueStream, TorqueWindows, check_definitions, torque_error
 
 # %% ../../nbs/torque/31_train.ipynb #cb751f9b
@@ -101,7 +101,7 @@ class TorqueRun(AmpRun):
 
     def infos(self, windows): return super().infos(windows) | dict(torque_obs=self.stream.scale(self.episodes.torque_windows()).flatten(1))
 
-# %% ../../nbs/torque/31_train.ipynb #83130bbb
+# %% ../../nbs/torque/31_train.ipynb #80e4d386
 @dataclass(frozen=True, eq=False, repr=False)
 class TorqueTraining(AmpTraining):
     "An `AmpTraining` with the second discriminator, if there is one, and a record of what it was made of."
@@ -138,7 +138,12 @@ def train_torque(
     return TorqueTraining(**{f.name: getattr(made, f.name) for f in fields(made)}, **own, record=record)
 
 
-def asked_of(windows, robot, config, torque):
+def asked_of(
+    windows:TorqueWindows,  # the reference
+    robot,  # `Robot`
+    config:AmpConfig,  # settings of AMP
+    torque:TorqueConfig,  # the others
+)->dict:
     "What a resumed training must have in common with the interrupted one."
     arrays = [x.numpy() for x in (windows.poses, windows.torques) if x is not None] + [windows.weights]
     mine = {k: v for k, v in (asdict(config) | asdict(torque)).items() if k not in ("steps", "seconds", "checkpoint_every")}
@@ -158,7 +163,7 @@ def go_in(
     if kept and not resume: raise ConfigError(f"{out} holds a training already, up to {kept[-1].stem}; go on with --resume, or name another folder with --out")
     if resume:
         facts = read_facts(kept[-1])
-        differences(facts.get("asked") or {}, asked)
+        check_same(facts.get("asked") or {}, asked)
         load_checkpoint(run, kept[-1], read_log(lines, facts["updates"]))
     with atomic_path(lines) as temp: temp.write_text("".join(json.dumps(row) + "\n" for row in run.agent.log))
     with open(lines, "a") as log:
