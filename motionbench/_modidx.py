@@ -735,6 +735,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'motionbench.cli.torque.command_torque_to_csv': ( 'cli/torque.html#command_torque_to_csv',
                                                                                           'motionbench/cli/torque.py'),
                                         'motionbench.cli.torque.convert_all': ('cli/torque.html#convert_all', 'motionbench/cli/torque.py'),
+                                        'motionbench.cli.torque.feasibility_rows': ( 'cli/torque.html#feasibility_rows',
+                                                                                     'motionbench/cli/torque.py'),
                                         'motionbench.cli.torque.inputs': ('cli/torque.html#inputs', 'motionbench/cli/torque.py'),
                                         'motionbench.cli.torque.outputs': ('cli/torque.html#outputs', 'motionbench/cli/torque.py'),
                                         'motionbench.cli.torque.write_analysis': ( 'cli/torque.html#write_analysis',

@@ -211,5 +211,8 @@ def test_the_command(tmp_path, monkeypatch, capsys, walk, biped):
     assert main(["torque", "analyze", "in", "--out", "out", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [c["clip"] for c in found["clips"]] == ["squat", "walk"] and len(found["skipped"]) == 2 and sorted(p.name for p in (tmp_path/"out").iterdir()) == [f"{n}.{s}" for n in ("squat", "walk") for s in ("csv", "json", "pdf", "png")]
+    assert main(["torque", "analyze", "in/walk.npz", "--feasibility", "8", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["feasibility"]
+    assert [r["payload"] for r in rows] == [0, 8] and rows[1]["share"] > rows[0]["share"] and rows[0]["says"].startswith("feasible as it is")
     assert main(["torque", "analyze", "in", "--include", "hop*"]) == 2 and "fits 'hop*'" in capsys.readouterr().err
     assert main(["torque", "analyze", "in/walk.npz", "--cutoff", "99"]) == 2 and "cutoff is 99" in capsys.readouterr().err

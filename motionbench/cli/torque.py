@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['inputs', 'outputs', 'convert_all', 'add_torque_from_csv', 'command_torque_from_csv', 'clip_row', 'add_torque_to_csv',
-           'command_torque_to_csv', 'add_torque_analyze', 'command_torque_analyze', 'write_analysis', 'add_torque']
+           'command_torque_to_csv', 'add_torque_analyze', 'command_torque_analyze', 'feasibility_rows',
+           'write_analysis', 'add_torque']
 
 # %% ../../nbs/cli/07_torque.ipynb #736cfb1b
 import sys
@@ -143,7 +144,7 @@ def command_torque_to_csv(args)->int:
         return [row | {"lost": lost, "says": "; ".join([row["says"], *([f"left out: {', '.join(lost)}"] if lost else [])])}]
     return convert_all(args, source, (".npz", "" if args.tables else ".csv"), convert)
 
-# %% ../../nbs/cli/07_torque.ipynb #76cc5e41
+# %% ../../nbs/cli/07_torque.ipynb #a9e09c5b
 def add_torque_analyze(commands):
     "The parser of `motionbench torque analyze`."
     p = commands.add_parser("analyze", help="strides, effort, symmetry, patterns and residuals of clips, as tables, JSON, CSV and figures",
@@ -151,6 +152,7 @@ def add_torque_analyze(commands):
     p.add_argument("source", nargs="+", metavar="PATH", help="robot motion, with torques or without: files or folders")
     p.add_argument("--out", default="", metavar="DIR", help="for each clip NAME.json, NAME.csv (profiles over the stride), NAME.png and NAME.pdf (all figures)")
     p.add_argument("--cutoff", type=float, default=6.0, metavar="HZ", help="of the filter where torques are computed (default: 6)")
+    p.add_argument("--feasibility", nargs="*", type=float, metavar="KG", help="also how much slower each clip has to be for its motors, without payload and with these at the torso")
     common(p, "include", "robot", "json", robot="")
     p.set_defaults(function=command_torque_analyze)
 
@@ -169,12 +171,22 @@ def command_torque_analyze(args)->int:
             failed.append({"file": str(path), "error": str(e)})
             continue
         if args.out: write_analysis(done[-1], Path(args.out)/name)
-    alike = similarity_table(done) if len(done) > 1 else None
-    report(args, {"clips": [analysis_dict(a) for a in done], "similarity": [dict(r) for r in alike or ()], "failed": failed, "skipped": skipped},
-           "\n\n".join([analysis_table(done).text(), *([alike.text()] if alike else [])]) if done else "no clip was analyzed")
+    alike, slower = similarity_table(done) if len(done) > 1 else None, [] if args.feasibility is None else feasibility_rows(done, [0.0, *args.feasibility])
+    report(args, {"clips": [analysis_dict(a) for a in done], "similarity": [dict(r) for r in alike or ()], "feasibility": slower, "failed": failed, "skipped": skipped},
+           "\n\n".join([analysis_table(done).text(), *([alike.text()] if alike else []), *(f"{r['clip']}: {r['says']}" for r in slower)]) if done else "no clip was analyzed")
     list_skipped(skipped)
     for row in failed: print(f"failed {row['file']}: {row['error']}", file=sys.stderr)
     return int(bool(failed))
+
+
+def feasibility_rows(
+    analyses:list,  # `TorqueAnalysis`
+    payloads:list,  # kg
+)->list:
+    "A row per clip and payload; the clips' torques are computed, whatever they bring."
+    from motionbench.torque.feasibility import feasible_slowness
+    found = [(a.name, feasible_slowness(a.motion, a.robot, mass)) for a in analyses for mass in payloads]
+    return [dict(clip=name, payload=f.payload, slowness=f.slowness, share=f.before.peak.share, joint=f.before.peak.joint, unexplained=f.after.unexplained, says=str(f)) for name, f in found]
 
 
 def write_analysis(

@@ -6,7 +6,7 @@
 __all__ = ['over_strides', 'busiest', 'effort_page', 'variance_accounted', 'patterns_page', 'ground_page', 'analysis_pages',
            'write_pages']
 
-# %% ../../nbs/torque/15_pages.ipynb #a4cc2ddf
+# %% ../../nbs/torque/15_pages.ipynb #b6d0d454
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from ..core.rotation import quat_rotate, yaw_quat
 from ..physics.consistency import root_residual
 from .analysis import TorqueAnalysis, analysis_figure, draw_curve, joint_pairs, mirror_signs
 from .effort import available_torque, check_torque, joint_power, joint_velocities, joint_work, saturation
+from .feasibility import draw_feasibility, feasibility_map
 from .gait import profiles
 from .ground import ground_facts, ground_forces, heading, sole_paths, stance_paths
 from .patterns import directions, principal_components, spectrum, synergies
@@ -231,13 +232,14 @@ def ground_page(
     _residual(fig.add_subplot(grid[2, 6:]), analysis, moment, r["rms_moment_limit_pct"], f"unexplained moment [% weight × height]: RMS {r['rms_moment_pct']:.1f}, limit {r['rms_moment_limit_pct']:g}")
     return _title(fig, analysis, f"feet and ground; mean vertical force {told['vertical_mean']:.2f}, peak {told['vertical_peak']:.2f} of the weight")
 
-# %% ../../nbs/torque/15_pages.ipynb #0f92b9cf
+# %% ../../nbs/torque/15_pages.ipynb #1b998926
 def analysis_pages(
     analysis:TorqueAnalysis,  # of one clip
 )->dict:
-    "Name -> matplotlib `Figure`: `effort`, `patterns` and, where torques were computed with ground forces, `ground`. The caller closes them."
+    "Name -> matplotlib `Figure`: `effort`, `patterns`, for a robot with effort limits `feasibility` and, where torques were computed with ground forces, `ground`. The caller closes them."
     check_torque(analysis.motion)
-    pages = dict(effort=effort_page(analysis), patterns=patterns_page(analysis))
+    pages, robot = dict(effort=effort_page(analysis), patterns=patterns_page(analysis)), analysis.robot
+    if robot.effort_limit is not None: pages["feasibility"] = draw_feasibility(feasibility_map(analysis.motion, robot), f"{analysis.name} on {robot.name}: ")
     return pages if analysis.computed is None else pages | dict(ground=ground_page(analysis))
 
 # %% ../../nbs/torque/15_pages.ipynb #fcf8750d
