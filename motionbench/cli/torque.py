@@ -144,7 +144,7 @@ def command_torque_to_csv(args)->int:
         return [row | {"lost": lost, "says": "; ".join([row["says"], *([f"left out: {', '.join(lost)}"] if lost else [])])}]
     return convert_all(args, source, (".npz", "" if args.tables else ".csv"), convert)
 
-# %% ../../nbs/cli/07_torque.ipynb #a9e09c5b
+# %% ../../nbs/cli/07_torque.ipynb #44fa3fd8
 def add_torque_analyze(commands):
     "The parser of `motionbench torque analyze`."
     p = commands.add_parser("analyze", help="strides, effort, symmetry, patterns and residuals of clips, as tables, JSON, CSV and figures",
@@ -194,15 +194,12 @@ def write_analysis(
     place:Path,  # of the four files, without suffix
 ):
     "Write JSON, CSV, the figure of the profiles, and all figures as a PDF."
-    from motionbench.io.files import atomic_path
     from motionbench.pipeline.cache import write_json
-    from motionbench.torque.analysis import analysis_dict, analysis_figure, write_profiles
+    from motionbench.torque.analysis import analysis_dict, write_profiles
     from motionbench.torque.pages import write_pages
-    from motionbench.view.style import figure_png
     write_json(place.with_name(place.name + ".json"), analysis_dict(analysis))
     write_profiles(analysis, place.with_name(place.name + ".csv"))
-    with atomic_path(place.with_name(place.name + ".png")) as temp: temp.write_bytes(figure_png(analysis_figure(analysis)))
-    write_pages(analysis, place.with_name(place.name + ".pdf"))
+    write_pages(analysis, *(place.with_name(place.name + suffix) for suffix in (".png", ".pdf")))
 
 # %% ../../nbs/cli/07_torque.ipynb #6de9cdf4
 def add_torque(commands):

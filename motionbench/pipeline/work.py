@@ -275,7 +275,7 @@ def amp_clip(
     contact = {n: round(float(x), 3) for n, x in zip(made.layout.contact_names, made["foot_contacts"].mean(0))} if made.layout.contact_names else {}
     return {"robot": made.robot, "amp_frames": len(made), "amp_dim": made.layout.dim, "amp_fps": made.fps, "amp_clips": len(made.clips), "contact_share": contact}
 
-# %% ../../nbs/pipeline/04_work.ipynb #105dd079
+# %% ../../nbs/pipeline/04_work.ipynb #2eb5f138
 def torque_clip(
     inputs:list, outputs:list, # one file of robot motion; torques as `.npz`, then the analysis as `.json`, `.csv`, `.png` and `.pdf`
     robot:str="",  # name or model file; empty: the robot that the file names
@@ -283,17 +283,14 @@ def torque_clip(
     name:str="",  # of the clip; default: that of the file
 )->dict:
     "Torques of one file, by inverse dynamics unless it has them, and what they say."
-    from motionbench.io.files import atomic_path
-    from motionbench.torque.analysis import analysis_dict, analysis_figure, analysis_table, analyze_torque, write_profiles
+    from motionbench.torque.analysis import analysis_dict, analysis_table, analyze_torque, write_profiles
     from motionbench.torque.files import write_torque
     from motionbench.torque.pages import write_pages
-    from motionbench.view.style import figure_png
     motion, robot = read_robot_motion(inputs[0], robot)
     with about(inputs[0]): done = analyze_torque(motion, robot, name or inputs[0].stem, cutoff)
     how = {} if done.computed is None else dict(torque="inverse dynamics with ground forces", filter=done.computed.settings, assisted=False, physical=done.facts["physical"])
     write_torque(done.motion, outputs[0], robot, **how)
     write_json(outputs[1], analysis_dict(done))
     write_profiles(done, outputs[2])
-    with atomic_path(outputs[3]) as temp: temp.write_bytes(figure_png(analysis_figure(done)))
-    write_pages(done, outputs[4])
+    write_pages(done, *outputs[3:])
     return {k: v for k, v in analysis_table([done])[0].items() if k not in ("clip", "robot")}

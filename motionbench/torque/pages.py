@@ -6,9 +6,7 @@
 __all__ = ['over_strides', 'busiest', 'effort_page', 'variance_accounted', 'patterns_page', 'ground_page', 'analysis_pages',
            'write_pages']
 
-# %% ../../nbs/torque/15_pages.ipynb #b6d0d454
-from pathlib import Path
-
+# %% ../../nbs/torque/15_pages.ipynb #4234cd35
 import numpy as np
 
 from ..core.errors import ConfigError
@@ -232,29 +230,31 @@ def ground_page(
     _residual(fig.add_subplot(grid[2, 6:]), analysis, moment, r["rms_moment_limit_pct"], f"unexplained moment [% weight × height]: RMS {r['rms_moment_pct']:.1f}, limit {r['rms_moment_limit_pct']:g}")
     return _title(fig, analysis, f"feet and ground; mean vertical force {told['vertical_mean']:.2f}, peak {told['vertical_peak']:.2f} of the weight")
 
-# %% ../../nbs/torque/15_pages.ipynb #1b998926
+# %% ../../nbs/torque/15_pages.ipynb #299ca4f0
 def analysis_pages(
     analysis:TorqueAnalysis,  # of one clip
 )->dict:
     "Name -> matplotlib `Figure`: `effort`, `patterns`, for a robot with effort limits `feasibility` and, where torques were computed with ground forces, `ground`. The caller closes them."
     check_torque(analysis.motion)
     pages, robot = dict(effort=effort_page(analysis), patterns=patterns_page(analysis)), analysis.robot
-    if robot.effort_limit is not None: pages["feasibility"] = draw_feasibility(feasibility_map(analysis.motion, robot), f"{analysis.name} on {robot.name}: ")
+    if robot.effort_limit is not None: pages["feasibility"] = draw_feasibility(feasibility_map(analysis.motion, robot), f"{analysis.name} on {robot.name}")
     return pages if analysis.computed is None else pages | dict(ground=ground_page(analysis))
 
-# %% ../../nbs/torque/15_pages.ipynb #fcf8750d
+# %% ../../nbs/torque/15_pages.ipynb #1a582500
 def write_pages(
     analysis:TorqueAnalysis,  # of one clip
-    path,  # `.pdf`
-)->Path:
-    "Write the profiles and all pages; atomic."
+    png,  # `.png` of the profiles
+    pdf,  # `.pdf` of the profiles and all pages
+):
+    "Write both; each in one piece."
     import matplotlib.pyplot as plt
     from matplotlib.backends.backend_pdf import PdfPages
     from motionbench.io.files import atomic_path
+    from motionbench.view.style import figure_png
     figures = [analysis_figure(analysis), *analysis_pages(analysis).values()]
     try:
-        with atomic_path(path) as temp, PdfPages(temp, metadata={"Title": f"{analysis.name} on {analysis.robot.name}", "CreationDate": None, "ModDate": None}) as pdf:
-            for figure in figures: pdf.savefig(figure)
+        with atomic_path(png) as temp: temp.write_bytes(figure_png(figures[0]))
+        with atomic_path(pdf) as temp, PdfPages(temp, metadata={"Title": f"{analysis.name} on {analysis.robot.name}", "CreationDate": None, "ModDate": None}) as file:
+            for figure in figures: file.savefig(figure)
     finally:
         for figure in figures: plt.close(figure)
-    return Path(path)

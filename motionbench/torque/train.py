@@ -6,7 +6,7 @@
 __all__ = ['TorqueEpisodes', 'TorqueAMP', 'TorqueRun', 'TorqueTraining', 'train_torque', 'asked_of', 'go_in', 'read_log',
            'measure_torque']
 
-# %% ../../nbs/torque/31_train.ipynb #d64007ec
+# %% ../../nbs/torque/31_train.ipynb #971669e9
 import json
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
@@ -24,9 +24,9 @@ from ..core.errors import ConfigError, MotionFormatError
 from ..io.files import atomic_path
 from ..physics.simulation import Simulation
 from .checkpoint import check_same, checkpoints, load_checkpoint, read_facts, save_checkpoint
-from .streams import TorqueConfig, TorqueStream, TorqueWindows, check_definitions, torque_error
+from .streams import TorqueConfig, TorqueStream, TorqueWindows, check_definitions, exploration_torque, torque_error
 
-# %% ../../nbs/torque/31_train.ipynb #cb751f9b
+# %% ../../nbs/torque/31_train.ipynb #6218f1d9
 class TorqueEpisodes(StyleEpisodes):
     "`StyleEpisodes` that also keep the torques of the last `k` frames."
     def __init__(self,
@@ -90,7 +90,7 @@ class TorqueRun(AmpRun):
         config:AmpConfig,  # settings of AMP
         torque:TorqueConfig,  # the others
     ):
-        self.stream = TorqueStream(config, torque, windows)
+        self.stream = TorqueStream(config, torque, windows, exploration_torque(windows, robot, config.action_reach*np.exp(config.log_std), seed=config.seed))
         super().__init__(windows, robot, config)
 
     def make_episodes(self, windows):
