@@ -97,14 +97,14 @@ def yaml_settings(
     for note in notes: print(f"{path}: {note}", file=sys.stderr)
     return found
 
-# %% ../../nbs/cli/09_torque_train.ipynb #5958bc15
+# %% ../../nbs/cli/09_torque_train.ipynb #480022f8
 def command_torque_train(args)->int:
     "Train."
     from dataclasses import replace
     from motionbench.amp.train import save_training
     from motionbench.core.robot import load_robot
     from motionbench.torque.files import read_torque
-    from motionbench.torque.streams import TorqueWindows
+    from motionbench.torque.reference import TorqueWindows
     from motionbench.torque.train import measure_torque, train_torque
     how = asked_training(args)
     robot = robot_of_task(args.task) if args.task else read_torque(how["files"][0], need=()).meta.get("robot")

@@ -6,7 +6,7 @@
 __all__ = ['TorqueEpisodes', 'TorqueAMP', 'TorqueRun', 'TorqueTraining', 'train_torque', 'asked_of', 'go_in', 'read_log',
            'measure_torque']
 
-# %% ../../nbs/torque/31_train.ipynb #971669e9
+# %% ../../nbs/torque/31_train.ipynb #3a78c8a7
 import json
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
@@ -24,7 +24,8 @@ from ..core.errors import ConfigError, MotionFormatError
 from ..io.files import atomic_path
 from ..physics.simulation import Simulation
 from .checkpoint import check_same, checkpoints, load_checkpoint, read_facts, save_checkpoint
-from .streams import TorqueConfig, TorqueStream, TorqueWindows, check_definitions, exploration_torque, torque_error
+from .reference import TorqueWindows, check_definitions, exploration_torque, torque_error
+from .streams import TorqueConfig, TorqueStream
 
 # %% ../../nbs/torque/31_train.ipynb #6218f1d9
 class TorqueEpisodes(StyleEpisodes):

@@ -16,7 +16,7 @@ from ..core.motion import HumanMotion, Motion
 from ..core.rotation import quat_conj, quat_exp, quat_log, quat_mul, quat_rotate, quat_to_matrix, yaw_quat
 from .geometry import places_of, root_path, root_steps, tilt_of, tilt_of_up, to_the_end
 
-# %% ../../nbs/vqvae/01_features.ipynb #6b48e4d4
+# %% ../../nbs/vqvae/01_features.ipynb #75d0cb43
 LAYOUTS = ("motion", "robot50", "smpl364")
 _AXES, _HUMAN = ("x", "y", "z"), "human"
 
@@ -63,6 +63,7 @@ def layout_of(
     "The layout for these joints; `ConfigError` for an unknown name."
     if name not in LAYOUTS: raise ConfigError(f"layout is {name!r}, expected {', '.join(LAYOUTS)}")
     human = isinstance(joints, HumanMotion)
+    if not hasattr(joints, "joint_names") and not (robot and fps): raise ConfigError("joint names alone do not say the robot and the rate; give robot=NAME and fps=NUMBER, or a clip")
     if hasattr(joints, "joint_names"): joints, robot, fps = joints.joint_names, robot or (_HUMAN if human else joints.robot), fps or joints.fps
     if human and name != "smpl364": raise ConfigError(f"layout {name} is for robots, this is human motion; retarget it first (motionbench retarget FILE --robot NAME), or take layout smpl364")
     places = joints if robot == _HUMAN else ("root", *joints)

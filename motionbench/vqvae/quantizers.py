@@ -15,7 +15,7 @@ from vector_quantize_pytorch import FSQ, ResidualVQ, VectorQuantize
 
 from ..core.errors import ConfigError, InvalidMotion
 
-# %% ../../nbs/vqvae/03_quantizers.ipynb #98cef12d
+# %% ../../nbs/vqvae/03_quantizers.ipynb #d5da6d25
 class Quantizer(nn.Module):
     "A quantizer of the library behind one call; everything that it has learned is in its `state_dict`."
     def __init__(self,
@@ -35,6 +35,8 @@ class Quantizer(nn.Module):
     def forward(self, z, mask=None):
         "Quantised latents `(B, L, C)`, codes `(B, L, Q)` and the loss; `z` is `(B, L, C)`, `mask` `(B, L)` true where there is motion."
         mask = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device) if mask is None else mask
+        if not self.training and not all(b for name, b in self.net.named_buffers() if name.endswith("initted")):
+            raise ConfigError("the codebook is still empty, because it starts from the first batch of the training; train for a step first, or take the quantizer ema_reset")
         if self.training and isinstance(self.net, ResidualVQ): self.net.quantize_dropout = bool(torch.rand(()) < self.dropout)
         real = z[mask]
         zq, codes, *loss = self.net(real[None])
@@ -47,16 +49,13 @@ class Quantizer(nn.Module):
     def vectors(self, codes):
         "What the codes `(B, L, Q)` stand for, `(B, L, C)`; `InvalidMotion` if there are too many or too few of them, or one is in no book."
         if codes.shape[-1] != len(self.books): raise InvalidMotion(f"{codes.shape[-1]} codes per token, but there are {len(self.books)} books; fill books that are not used with -1")
-        high = codes.new_tensor(self.books)
-        if ((codes < -1) | (codes >= high)).any():
-            worst = codes[((codes < -1) | (codes >= high))][0].item()
-            raise InvalidMotion(f"code {worst} is in no book; the books have {', '.join(map(str, self.books))} rows. Were the tokens made by another model?")
-        if isinstance(self.net, ResidualVQ): return self.net.get_output_from_indices(codes)
-        one = codes.clamp(min=0) if len(self.books) > 1 else codes.clamp(min=0)[..., 0]
-        found = self.net.indices_to_codes(one) if isinstance(self.net, FSQ) else self.net.get_output_from_indices(one)
+        wrong = codes[(codes < -1) | (codes >= codes.new_tensor(self.books))]
+        if len(wrong): raise InvalidMotion(f"code {wrong[0]} is in no book; the books have {', '.join(map(str, self.books))} rows. Were the tokens made by another model?")
+        if isinstance(self.net, ResidualVQ): found = self.net.get_output_from_indices(codes)
+        else: found = (self.net.indices_to_codes if isinstance(self.net, FSQ) else self.net.get_output_from_indices)(codes.clamp(min=0).squeeze(-1) if len(self.books) == 1 else codes.clamp(min=0))
         return found.masked_fill((codes < 0).all(-1, keepdim=True), 0)
 
-# %% ../../nbs/vqvae/03_quantizers.ipynb #9f52fc52
+# %% ../../nbs/vqvae/03_quantizers.ipynb #e6f383f3
 def make_quantizer(
     config,  # `VqvaeConfig`: quantizer, nb_code, code_dim, output_emb_width, mu, beta, num_quantizers, heads, levels, quantize_dropout
 )->Quantizer:
@@ -68,9 +67,9 @@ def make_quantizer(
                  ema_reset=lambda: Quantizer(VectorQuantize(**book, **replace), [c.nb_code]),
                  orig=lambda: Quantizer(VectorQuantize(**book, **gradients, **start), [c.nb_code], c.beta),
                  reset=lambda: Quantizer(VectorQuantize(**book, **gradients, **replace), [c.nb_code], c.beta),
-                 fsq=lambda: Quantizer(FSQ(list(c.levels), dim=book["dim"]), [math.prod(c.levels)]),
+                 fsq=lambda: Quantizer(FSQ(list(c.levels), dim=book["dim"], preserve_symmetry=2 in c.levels), [math.prod(c.levels)]),
                  rvq=lambda: Quantizer(ResidualVQ(**book, **replace, num_quantizers=c.num_quantizers), [c.nb_code]*c.num_quantizers, dropout=c.quantize_dropout),
-                 multihead=lambda: Quantizer(VectorQuantize(**{**book, "codebook_dim": c.code_dim//c.heads}, **replace, heads=c.heads, separate_codebook_per_head=True), [c.nb_code]*c.heads))
+                 multihead=lambda: Quantizer(VectorQuantize(**{**book, "codebook_dim": c.code_dim//c.heads}, **replace, heads=c.heads, separate_codebook_per_head=c.heads > 1), [c.nb_code]*c.heads))
     if c.quantizer not in kinds: raise ConfigError(f"quantizer is {c.quantizer!r}, expected one of {', '.join(kinds)}")
     if c.quantizer == "multihead" and c.code_dim % c.heads: raise ConfigError(f"code_dim is {c.code_dim}, which {c.heads} heads do not divide; make one a multiple of the other")
     return kinds[c.quantizer]()

@@ -7,13 +7,12 @@ __all__ = ['LARGEST_BOOK', 'SCHEMA', 'VERSION', 'META', 'PSEUDO_COUNTS', 'Tokens
            'book_use', 'same_kind', 'BookBigram', 'book_bigram', 'BigramModel', 'bigram_model', 'held_out_bits',
            'token_statistics', 'sample_tokens', 'nearest_sequences']
 
-# %% ../../nbs/vqvae/08_tokens.ipynb #07db66a6
+# %% ../../nbs/vqvae/08_tokens.ipynb #cfd4d5a1
 import json
 import operator
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import sparse
 
 from ..core.errors import InvalidMotion, MotionFormatError
 from ..io.files import atomic_path, npz_arrays, reading
@@ -50,7 +49,7 @@ class Tokens:
 
     def __repr__(self): return f"Tokens({len(self)} tokens from {len(self.books)} book(s) of {', '.join(map(str, self.books))}: {self.frames/self.fps:.2f} s, {self.bits_per_second:.0f} bit/s)"
 
-# %% ../../nbs/vqvae/08_tokens.ipynb #ded5e3a6
+# %% ../../nbs/vqvae/08_tokens.ipynb #84969112
 def _check_tokens(t):
     "Run every check on tokens under construction and store the checked values in them."
     put = lambda k, v: object.__setattr__(t, k, v)
@@ -59,13 +58,14 @@ def _check_tokens(t):
         put("books", tuple(map(operator.index, t.books)))
         put("fps", float(t.fps))
         put("start", tuple(map(float, t.start)))
-    except (TypeError, ValueError, OverflowError) as e: raise InvalidMotion(f"tokens need whole numbers of frames, ratio and books, and numbers for fps and start: {e}") from None
+        codes = np.array(t.codes)
+    except (TypeError, ValueError, OverflowError) as e: raise InvalidMotion(f"tokens need whole numbers of frames, ratio, books and codes, and numbers for fps and start: {e}") from None
     if t.frames < 1 or t.ratio < 1: raise InvalidMotion(f"frames is {t.frames} and ratio {t.ratio}, expected at least 1")
     if not t.books or not all(1 <= k <= LARGEST_BOOK for k in t.books): raise InvalidMotion(f"books are {t.books}, expected sizes from 1 to {LARGEST_BOOK}")
     if not 0 < t.fps < np.inf: raise InvalidMotion(f"fps is {t.fps}, expected a positive number")
     if len(t.start) != 3 or not np.isfinite(t.start).all(): raise InvalidMotion(f"start is {t.start}, expected x m, y m, heading rad")
     if not isinstance(t.checkpoint, str) or not isinstance(t.source, dict): raise InvalidMotion("checkpoint is no text, or source no dict")
-    codes, want = np.array(t.codes), (-(-t.frames//t.ratio), len(t.books))
+    want = (-(-t.frames//t.ratio), len(t.books))
     if codes.dtype.kind not in "iu" or codes.shape != want: raise InvalidMotion(f"codes are {codes.dtype} of shape {codes.shape}, expected whole numbers {want}: {t.frames} frames, {t.ratio} per token, {len(t.books)} book(s)")
     bad = np.argwhere((codes < 0) | (codes >= np.array(t.books)))
     if len(bad): raise InvalidMotion(f"code {codes[tuple(bad[0])]} at token {bad[0][0]}, book {bad[0][1]}; that book has the codes 0 to {t.books[bad[0][1]] - 1}")
@@ -132,21 +132,25 @@ def same_kind(
             if getattr(t, k) != getattr(first, k): raise InvalidMotion(f"token sequences differ: {k} is {getattr(first, k)} in one and {getattr(t, k)} in another; encode them with one tokenizer")
     return first
 
-# %% ../../nbs/vqvae/08_tokens.ipynb #9f44ca6a
-PSEUDO_COUNTS = tuple(10.0**e for e in np.arange(-2, 5, 0.5))   # what `k` is chosen from
+# %% ../../nbs/vqvae/08_tokens.ipynb #bc590eee
+PSEUDO_COUNTS = tuple(10.0**(e/2) for e in range(-4, 10))   # what `k` is chosen from
 
 
 @dataclass(frozen=True, eq=False)
 class BookBigram:
     "Transitions of one book."
-    pairs:sparse.csr_array  # `(K, K)` counts of code after code
-    rows:np.ndarray  # `(K,)` their sums
-    prior:np.ndarray  # `(K,)` how often each code occurs at all
+    pairs:np.ndarray  # `(n,)` rising: `a*K + b` for every pair of code `a` and the next, `b`, that was seen
+    counts:np.ndarray  # `(n,)` how often
+    rows:np.ndarray  # `(K,)` how often each code had a next one
+    prior:np.ndarray  # `(K,)` how often each code occurs at all, as a chance
     k:float  # pseudo-counts per row
 
     def log2_chance(self, a, b):
         "`log2 P(b | a)` of codes `(n,)` after codes `(n,)`."
-        return np.log2((self.pairs[a, b] + self.k*self.prior[b])/(self.rows[a] + self.k))
+        pair = np.asarray(a)*len(self.rows) + b
+        at = np.searchsorted(self.pairs, pair)
+        seen = np.where(np.append(self.pairs, -1)[at] == pair, np.append(self.counts, 0)[at], 0)
+        return np.log2((seen + self.k*self.prior[b])/(self.rows[a] + self.k))
 
 
 def book_bigram(
@@ -155,12 +159,11 @@ def book_bigram(
 )->BookBigram:
     "The model of one book; without a single transition it only knows the frequencies."
     a, b = (np.concatenate([c[s] for c in columns]) for s in (slice(-1), slice(1, None)))
-    count = np.bincount(np.concatenate(columns), minlength=size)
-    pairs = sparse.csr_array((np.ones(len(a)), (a, b)), shape=(size, size))
-    rows, prior = np.bincount(a, minlength=size), (count + 0.5)/(count.sum() + size/2)
+    count, rows = np.bincount(np.concatenate(columns), minlength=size), np.bincount(a, minlength=size)
+    pairs, own, counts = np.unique(a*size + b, return_inverse=True, return_counts=True)
     others = (count[b] - 0.5)/(count.sum() - 1 + size/2)              # the prior without this pair
-    left_out = lambda k: np.log2((pairs[a, b] - 1 + k*others)/(rows[a] - 1 + k)).sum()
-    return BookBigram(pairs, rows, prior, max(PSEUDO_COUNTS, key=left_out))
+    left_out = lambda k: np.log2((counts[own] - 1 + k*others)/(rows[a] - 1 + k)).sum()
+    return BookBigram(pairs, counts, rows, (count + 0.5)/(count.sum() + size/2), max(PSEUDO_COUNTS, key=left_out))
 
 # %% ../../nbs/vqvae/08_tokens.ipynb #93781528
 @dataclass(frozen=True, eq=False)
