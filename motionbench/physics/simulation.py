@@ -125,7 +125,7 @@ def pd_gains(
     kp = np.minimum(limit/full_effort_error, inertia*(0.5/model.opt.timestep)**2)
     return Gains(kp, 2*damping*np.sqrt(kp*inertia), limit)
 
-# %% ../../nbs/physics/00_simulation.ipynb #908535ee
+# %% ../../nbs/physics/00_simulation.ipynb #5d5343d6
 class Simulation:
     "Simulations of one robot side by side."
     def __init__(self,
@@ -154,7 +154,7 @@ class Simulation:
     def settings(self):
         "What the torques of these simulations mean, JSON-able: two files whose settings agree have the same kind of torque."
         numbers = lambda x: [float(v) if np.isfinite(v) else None for v in x]
-        return dict(base=self.base, fps=self.fps, substeps=self.substeps, joint_names=list(self.robot.joint_names), **{k: numbers(getattr(self.gains, k)) for k in ("kp", "kd", "limit")})
+        return dict(base=self.base, base_quat=numbers(self.fixed_pose[1]) if self.free is None else None, fps=self.fps, substeps=self.substeps, joint_names=list(self.robot.joint_names), **{k: numbers(getattr(self.gains, k)) for k in ("kp", "kd", "limit")})
 
     def state(self):
         "The `State` of all simulations; torque is NaN before the first step."

@@ -56,9 +56,9 @@ def interpolated(
     "The clip `(T, J)` reduced to float keyframes and back: what is left of it before any quantiser."
     return between_keyframes(fit_keyframes(x, -(-len(x)//spacing), degree), len(x), degree)
 
-# %% ../../nbs/vqvae/09_baselines.ipynb #e3ce6d2e
+# %% ../../nbs/vqvae/09_baselines.ipynb #273a577b
 MOST_BITS = 14   # of one component
-TAILS = (-0.25, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)   # share beyond the range on either side; negative: so much of the range is added
+TAILS = (-0.1, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)   # share beyond the range on either side; negative: so much of the range is added
 
 
 def _levels(z, low, step, bits): return np.clip(np.floor((z - low)/step), 0, 2.0**bits - 1).astype(np.int64)

@@ -5,19 +5,22 @@
 # %% auto #0
 __all__ = ['clips_in', 'read_clips', 'same_rate', 'same_joints', 'chosen_joints', 'copies_of']
 
-# %% ../../nbs/vqvae/01_clips.ipynb #d83b55c2
+# %% ../../nbs/vqvae/01_clips.ipynb #083757e1
 from collections import Counter
 from os import PathLike
 from pathlib import Path
+
+import numpy as np
 
 from ..core.errors import ConfigError, MotionFormatError
 from ..core.mirror import mirror_motion
 from ..core.motion import HumanMotion, Motion
 from ..core.speed import change_speed
-from ..io.registry import Probe, read_motion, sniff
+from ..io.arrays import npy_table
+from ..io.registry import Probe, format_named, read_motion, sniff
 from .config import VqvaeConfig
 
-# %% ../../nbs/vqvae/01_clips.ipynb #2ecb7104
+# %% ../../nbs/vqvae/01_clips.ipynb #c5e8c422
 def clips_in(
     path,  # a motion file, or its `Probe`
     robot=None,  # `Robot`, its name or model path, for files that name no joints
@@ -25,10 +28,18 @@ def clips_in(
 )->dict:
     "Suffix -> clip of a file: the empty suffix, or the clips' names or numbers where there are several; `MotionFormatError` says what is missing or wrong."
     probe = path if isinstance(path, Probe) else Probe(path)
-    f = sniff(probe)
+    f = _format(probe)
     names = list(probe.content) if "name" in f.options and isinstance(probe.content, dict) else []
     if len(names) < 2: return _numbered(_read(probe, f, robot, fps))
     return {f"_{n}{k}": m for n in names for k, m in _numbered(_read(probe, f, robot, fps, name=n)).items()}
+
+
+def _format(probe):
+    "Its format. A table that nothing recognises because it holds NaN counts as MotionVQVAE's, whose reader says where it is."
+    try: return sniff(probe)
+    except MotionFormatError:
+        if probe.magic != "npy" or len(probe.shapes[""][0]) != 2 or np.isfinite(npy_table(probe.path)).all(): raise
+        return format_named("motionvqvae")
 
 
 def _read(probe, format, robot, fps, **options):
@@ -46,39 +57,35 @@ def _numbered(motion):
     parts = [motion] if motion.starts == (0,) else motion.split()
     return {"": motion} if len(parts) == 1 else {f"_{i:0{len(str(len(parts) - 1))}d}": m for i, m in enumerate(parts)}
 
-# %% ../../nbs/vqvae/01_clips.ipynb #966b9cef
+# %% ../../nbs/vqvae/01_clips.ipynb #b5e13409
 def read_clips(
     paths,  # a file or folder, or several
     robot=None,  # `Robot`, its name or model path, for files that name no joints
     fps:float=None,  # frames per second, for files that do not say
-)->dict:
-    "Name -> (clip, source). In folders files that are no motion are passed over; `ConfigError` if no clip is left, `MotionFormatError` for a file that is damaged or was named and is no motion."
-    paths, found, seen = [paths] if isinstance(paths, (str, PathLike)) else list(paths), {}, Counter()
+)->tuple[dict, tuple]:
+    "Name -> (clip, source), and rows of file and reason of what was passed over; `ConfigError` if no clip is left, `MotionFormatError` for a file that is damaged or was named and is no motion."
+    paths, found, seen, skipped = [paths] if isinstance(paths, (str, PathLike)) else list(paths), {}, Counter(), []
     for root in map(Path, paths):
         for file in _files(root):
-            probe = Probe(file)
-            if root.is_dir() and not _is_motion(probe): continue
+            try: clips = clips_in(file, robot, fps)
+            except MotionFormatError as e:
+                if not root.is_dir() or "no known motion format" not in e.problem: raise
+                skipped.append({"file": str(file), "reason": e.problem})
+                continue
             name = (file.relative_to(root) if root.is_dir() else Path(file.name)).with_suffix("").as_posix()
-            for suffix, clip in clips_in(probe, robot, fps).items():
+            for suffix, clip in clips.items():
                 source = name + suffix
                 seen[source] += 1
                 found[source if seen[source] == 1 else f"{source}#{seen[source]}"] = clip, source
-    if not found: raise ConfigError(f"no motion in {', '.join(map(str, paths)) or 'an empty list of paths'}; expected files of robot motion, or folders of them (motionbench inspect FILE tells what a file is)")
-    return found
+    if found: return found, tuple(skipped)
+    why = "; ".join("{file}: {reason}".format(**row) for row in skipped[:3])
+    raise ConfigError(f"no motion in {', '.join(map(str, paths)) or 'an empty list of paths'}{f' ({why})' if why else ''}; expected files of robot motion, or folders of them (motionbench inspect FILE tells what a file is)")
 
 
 def _files(root):
-    "The files of a folder by name, without hidden and empty ones; a single file is itself."
+    "The files of a folder by name, without hidden ones; a single file is itself."
     if not root.is_dir(): return [root]
-    return sorted(p for p in root.rglob("*") if p.is_file() and p.stat().st_size and not any(part.startswith(".") for part in p.relative_to(root).parts))
-
-
-def _is_motion(probe):
-    "Whether a format fits; damaged and ambiguous files raise."
-    try: return bool(sniff(probe))
-    except MotionFormatError as e:
-        if "no known motion format" in e.problem: return False
-        raise
+    return sorted(p for p in root.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(root).parts))
 
 # %% ../../nbs/vqvae/01_clips.ipynb #5747c20d
 def same_rate(

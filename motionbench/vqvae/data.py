@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['VqvaeData', 'make_data', 'read_data', 'take', 'split', 'statistics', 'Windows']
 
-# %% ../../nbs/vqvae/02_data.ipynb #c2ee8e77
-from dataclasses import dataclass
+# %% ../../nbs/vqvae/02_data.ipynb #9b66fe14
+from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
 
@@ -20,7 +20,7 @@ from .clips import chosen_joints, copies_of, read_clips, same_joints, same_rate
 from .config import VqvaeConfig
 from .features import Layout, layout_of, motion_features
 
-# %% ../../nbs/vqvae/02_data.ipynb #5c34b728
+# %% ../../nbs/vqvae/02_data.ipynb #417fb7d6
 @dataclass(frozen=True, eq=False, repr=False)
 class VqvaeData:
     "Rows of many clips, one after the other. Copies of a motion (mirror image, other speeds, other file formats) have the same source."
@@ -30,6 +30,7 @@ class VqvaeData:
     sources:tuple  # for each clip the motion it is from
     layout:Layout  # what the columns are
     transitions:np.ndarray = None  # `(T,)` bool: frames that blend out of a clip; None where no file says
+    skipped:tuple = ()  # files of the folders that are no motion, rows of file and reason
 
     def __post_init__(self): clip_lengths(self.starts, len(self.frames))
 
@@ -97,7 +98,7 @@ def _check_size(layout, config):
     places = len(layout.joint_names) + (layout.robot != "human")
     if layout.name == "smpl364" and config.num_joints not in (None, places): raise ConfigError(f"num_joints is {config.num_joints}, but the clips have {places} (a robot's root counts); drop num_joints, or choose joints with sim_to_real_idx")
 
-# %% ../../nbs/vqvae/02_data.ipynb #b89f0282
+# %% ../../nbs/vqvae/02_data.ipynb #0ddd27c7
 def read_data(
     paths,  # a file or folder, or several
     config:VqvaeConfig,  # settings
@@ -106,7 +107,8 @@ def read_data(
 )->VqvaeData:
     "The features of all clips of the files, as of `make_data`."
     if isinstance(robot, (str, PathLike)): robot = load_robot(robot)
-    return make_data(read_clips(paths, robot, config.fps), config, robot, resample)
+    clips, skipped = read_clips(paths, robot, config.fps)
+    return replace(make_data(clips, config, robot, resample), skipped=skipped)
 
 # %% ../../nbs/vqvae/02_data.ipynb #dae80d1f
 def take(
@@ -138,13 +140,14 @@ def split(
     out = {sources[i] for i in np.random.default_rng(seed).permutation(len(sources))[:count]}
     return take(data, [i for i in clips if data.sources[i] not in out]), take(data, [i for i in clips if data.sources[i] in out])
 
-# %% ../../nbs/vqvae/02_data.ipynb #f0f7408c
+# %% ../../nbs/vqvae/02_data.ipynb #0de532d6
 def statistics(
     data:VqvaeData,  # the clips that are learnt from
 )->tuple[np.ndarray, np.ndarray]:
     "Mean and standard deviation `(D,)` of the columns, float32."
-    std = data.frames.std(0, dtype=np.float64)
-    return data.frames.mean(0, dtype=np.float64).astype(np.float32), np.where(std < 1e-3, 1, std).astype(np.float32)
+    x = data.frames.astype(np.float64)
+    std, floor = x.std(0), np.array([1e-3/data.layout.fps if c.startswith("root_step") else 1e-3 for c in data.layout.columns])
+    return x.mean(0).astype(np.float32), np.where(std < floor, 1, std).astype(np.float32)
 
 # %% ../../nbs/vqvae/02_data.ipynb #2fe900f7
 class Windows:

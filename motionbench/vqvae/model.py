@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ..core.errors import ConfigError, InvalidMotion
 from .quantizers import make_quantizer
 
-# %% ../../nbs/vqvae/04_model.ipynb #c7ef23a0
+# %% ../../nbs/vqvae/04_model.ipynb #6b18727b
 def taps(
     offsets,  # K frames, one for each tap
     stride:int,  # frames read for a frame written
@@ -50,11 +50,13 @@ class TimeShift(torch.autograd.Function):
         for k, j, read, write in ctx.taps:
             torch.mm(phases[j][read].t(), grad[write], out=grad_weight[k])
             if ctx.needs_input_grad[0]: grad_phases[j][read].addmm_(grad[write], weight[k].t())
-        grad_x = grad.new_empty(ctx.shape)
-        for j, g in enumerate(grad_phases): grad_x[j::ctx.stride] = g.view(-1, *ctx.shape[1:])
+        if ctx.stride == 1: grad_x = grad_phases[0].view(ctx.shape)
+        else:
+            grad_x = grad.new_empty(ctx.shape)
+            for j, g in enumerate(grad_phases): grad_x[j::ctx.stride] = g.view(-1, *ctx.shape[1:])
         return grad_x, grad_weight, grad.sum(0), None, None, None
 
-# %% ../../nbs/vqvae/04_model.ipynb #15340023
+# %% ../../nbs/vqvae/04_model.ipynb #0121eb76
 def channels_first(x):
     "Whether the network's own order is `(B, C, T)`, as on a GPU, or `(T, B, C)`, as on a processor."
     return x.is_cuda
@@ -65,38 +67,54 @@ def swap(x):
     return x.transpose(1, 2) if channels_first(x) else x.transpose(0, 1).contiguous()
 
 
-class TimeConv(nn.Conv1d):
-    "A convolution over time in the network's own order."
-    def forward(self, x):
-        if channels_first(x): return super().forward(x)
-        (kernel,), (stride,), (dilation,), (padding,) = self.kernel_size, self.stride, self.dilation, self.padding
-        frames = (len(x) + 2*padding - dilation*(kernel - 1) - 1)//stride + 1
-        return TimeShift.apply(x, self.weight.permute(2, 1, 0).contiguous(), self.bias, [k*dilation - padding for k in range(kernel)], stride, frames)
+class TimeConv(nn.Module):
+    "`nn.Conv1d` over time in the network's own order, with its weight as `(K, C, O)`."
+    def __init__(self,
+        channels:int,  # C in
+        out_channels:int,  # O out
+        kernel:int,  # K taps
+        stride:int=1,  # frames read for a frame written
+        padding:int=0,  # frames of zeros on both sides
+        dilation:int=1,  # frames from tap to tap
+    ):
+        super().__init__()
+        self.stride, self.padding, self.dilation, bound = stride, padding, dilation, (channels*kernel)**-0.5
+        self.weight, self.bias = (nn.Parameter(torch.empty(*shape).uniform_(-bound, bound)) for shape in ((kernel, channels, out_channels), (out_channels,)))
 
-# %% ../../nbs/vqvae/04_model.ipynb #74ab84e1
+    def forward(self, x):
+        if channels_first(x): return F.conv1d(x, self.weight.permute(2, 1, 0), self.bias, self.stride, self.padding, self.dilation)
+        kernel, d, p = len(self.weight), self.dilation, self.padding
+        return TimeShift.apply(x, self.weight, self.bias, [k*d - p for k in range(kernel)], self.stride, (len(x) + 2*p - d*(kernel - 1) - 1)//self.stride + 1)
+
+# %% ../../nbs/vqvae/04_model.ipynb #25a86084
 class UpConv(TimeConv):
     "Each frame `factor` times, then a convolution of three taps."
-    def __init__(self, channels, factor):
+    def __init__(self,
+        channels:int,  # C in and out
+        factor:int,  # frames written for a frame read
+    ):
         super().__init__(channels, channels, 3, padding=1)
         self.factor = factor
 
     def forward(self, x):
         if channels_first(x): return super().forward(F.interpolate(x, scale_factor=self.factor, mode="nearest"))
-        weight = self.weight.permute(2, 1, 0)
         def frames_of(phase):
             shift = [(phase + k - 1)//self.factor for k in range(3)]
             met = sorted(set(shift))
-            return TimeShift.apply(x, torch.stack([sum(weight[k] for k in range(3) if shift[k] == o) for o in met]), self.bias, met, 1, len(x))
+            return TimeShift.apply(x, torch.stack([sum(self.weight[k] for k in range(3) if shift[k] == o) for o in met]), self.bias, met, 1, len(x))
         return torch.stack([frames_of(phase) for phase in range(self.factor)], 1).flatten(0, 1)
 
-# %% ../../nbs/vqvae/04_model.ipynb #e6266c03
+# %% ../../nbs/vqvae/04_model.ipynb #1d6817d9
 ACTIVATIONS = dict(relu=nn.ReLU, silu=nn.SiLU, gelu=nn.GELU)
 NORMS = dict(LN=lambda width: nn.GroupNorm(1, width), GN=lambda width: nn.GroupNorm(math.gcd(32, width), width), BN=nn.BatchNorm1d)
 
 
 class Norm(nn.Module):
     "Layer, group or batch normalisation of the channels of a frame."
-    def __init__(self, kind, width):
+    def __init__(self,
+        kind:str,  # LN, GN or BN
+        width:int,  # C
+    ):
         super().__init__()
         self.net = NORMS[kind](width)
 
@@ -108,7 +126,12 @@ class Norm(nn.Module):
 
 class Residual(nn.Module):
     "`x + conv(act(conv(act(x))))`, the first convolution dilated."
-    def __init__(self, width, dilation, act, norm):
+    def __init__(self,
+        width:int,  # C in and out
+        dilation:int,  # frames from tap to tap
+        act:str,  # relu, silu or gelu
+        norm:str,  # LN, GN, BN or None
+    ):
         super().__init__()
         before = lambda: [*([] if norm is None else [Norm(norm, width)]), ACTIVATIONS[act]()]
         self.net = nn.Sequential(*before(), TimeConv(width, width, 3, padding=dilation, dilation=dilation), *before(), TimeConv(width, width, 1))
