@@ -14,13 +14,13 @@ from .parser import common
 from .vqvae_clips import find_clips, finish, known_robot, report_of, write_report
 from ..core.errors import ConfigError, MotionbenchError
 
-# %% ../../nbs/cli/12_vqvae_train.ipynb #794b9cee
+# %% ../../nbs/cli/12_vqvae_train.ipynb #18c98aaa
 TRAINING = "training.json"
 
 
 def add_vqvae_train(commands):
     "The parser of `motionbench vqvae train`."
-    p = commands.add_parser("train", help="a tokenizer from clips of one robot, seven minutes on two cores with the settings as they are",
+    p = commands.add_parser("train", help="a tokenizer from clips of one robot",
                             description="Holds out some of the motions, trains, and writes tokenizer.safetensors (the network that was best on them), log.jsonl, and a report of the held-out clips as report.json, .png and .html. "
                                         "Without a path, --robot NAME takes the bundled clips on that robot.")
     g = p.add_argument_group("what is learnt from")

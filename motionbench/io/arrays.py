@@ -30,7 +30,7 @@ def _unit(q):
     "Whether the rows are quaternions."
     return bool(np.all(np.abs(np.linalg.norm(q, axis=-1) - 1) < 1e-3))
 
-# %% ../../nbs/io/25_arrays.ipynb #d95c77bd
+# %% ../../nbs/io/25_arrays.ipynb #c9f15ed0
 def clip_starts(
     flag:np.ndarray,  # `(T,)` transition flags
 )->tuple:
@@ -52,6 +52,7 @@ def read_motionvqvae(
     path,  # the `.npy`
     robot=None,  # `Robot`, its name or model path: the file names no joints
     fps=None,  # frames per second, where there is only one frame or the times are wrong
+    by_number:bool=False,  # without a robot, call the joint columns `dof_0`, `dof_1` and so on
 )->Motion:
     "All clips of the file as one motion with boundaries; `extra['transition_flag']` are the flags."
     x = np.asarray(npy_table(path), np.float64)
@@ -60,7 +61,8 @@ def read_motionvqvae(
         x = columns({"table": x}, dict(table=x.shape))["table"]
         starts = clip_starts(x[:, -1])
         rate, fps_from = frame_rate(path, _rate_of(path, x[:, 0], starts), fps)
-        who, names, order = joints_of(path, x.shape[1] - 9, robot)
+        count = x.shape[1] - 9
+        who, names, order = joints_of(path, count, robot, [f"dof_{k}" for k in range(count)] if by_number and robot is None else None)
         return Motion(rate, x[:, 1:4], x[:, 4:8], x[:, 8:-1], names, who, starts=starts, extra={"transition_flag": x[:, -1].copy()},
                       source=told(path, "motionvqvae", "wxyz", "none stored", order, fps_from))
 

@@ -23,7 +23,7 @@ from .features import Layout, motion_features, motion_of_features
 from .model import MotionVQVAE
 from .tokens import Tokens
 
-# %% ../../nbs/vqvae/06_checkpoint.ipynb #eda1ea74
+# %% ../../nbs/vqvae/06_checkpoint.ipynb #fe42b979
 FORMAT, VERSION = "motionbench-vqvae", 1
 
 
@@ -68,7 +68,7 @@ class Tokenizer:
         frames:int=None,  # T; default: all that the codes give
     )->np.ndarray:
         "Features `(T, D)` of a sequence of codes, as a whole."
-        with torch.no_grad(): return (self.model.decode(torch.as_tensor(np.asarray(codes, np.int64), device=self.mean.device)[None], frames)[0]*self.std + self.mean).cpu().numpy()
+        with torch.no_grad(): return (self.model.decode(torch.tensor(np.asarray(codes, np.int64), device=self.mean.device)[None], frames)[0]*self.std + self.mean).cpu().numpy()
 
     def encode(self,
         motion:Motion,  # one clip
@@ -76,7 +76,7 @@ class Tokenizer:
         resample:bool=False,  # bring it to the tokenizer's rate
     )->Tokens:
         "The clip's `Tokens`; `InvalidMotion` for another robot's joints, or another rate without `resample`."
-        motion = fitted(motion, self.layout, resample)
+        motion = fitted(motion, self.layout, resample, self.config.apply_sim_to_real_map)
         codes = self.codes(motion_features(motion, self.layout, robot))
         return Tokens(codes, tuple(self.model.quantizer.books), len(motion), self.layout.fps, self.ratio, self.digest, start_of(motion), dict(motion.source))
 
@@ -95,10 +95,11 @@ def fitted(
     motion:Motion,  # one clip
     layout:Layout,  # of the tokenizer
     resample:bool=False,  # bring it to the layout's rate
+    some:bool=False,  # the layout has some of the robot's joints only
 )->Motion:
     "The clip at the layout's rate; `InvalidMotion` if its joints or its rate are others."
     if len(motion.starts) > 1: raise InvalidMotion("this motion holds several clips; split() it and encode each")
-    missing, extra = [n for n in layout.joint_names if n not in motion.joint_names], [n for n in motion.joint_names if n not in layout.joint_names]
+    missing, extra = [n for n in layout.joint_names if n not in motion.joint_names], [n for n in motion.joint_names if n not in layout.joint_names and not some]
     if missing or extra:
         raise InvalidMotion(f"the clip's joints are not those of the tokenizer ({layout.robot or 'robot'}): missing {', '.join(missing[:6]) or 'none'}; extra {', '.join(extra[:6]) or 'none'}")
     if abs(motion.fps - layout.fps) < 1e-3: return motion

@@ -20,7 +20,7 @@ from ..io.arrays import npy_table
 from ..io.registry import Probe, format_named, read_motion, sniff
 from .config import VqvaeConfig
 
-# %% ../../nbs/vqvae/01_clips.ipynb #c5e8c422
+# %% ../../nbs/vqvae/01_clips.ipynb #9a7221ca
 def clips_in(
     path,  # a motion file, or its `Probe`
     robot=None,  # `Robot`, its name or model path, for files that name no joints
@@ -45,6 +45,7 @@ def _format(probe):
 def _read(probe, format, robot, fps, **options):
     "One motion; `fps` is only for a file that does not say its own."
     if robot and "robot" in format.options: options["robot"] = robot
+    if not robot and format.name == "motionvqvae": options["by_number"] = True
     try: return read_motion(probe, format.name, **options)
     except MotionFormatError as e:
         if not fps or "fps" not in format.options or "frame rate" not in e.problem: raise

@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ..core.errors import ConfigError
 
-# %% ../../nbs/vqvae/00_config.ipynb #48bd5557
+# %% ../../nbs/vqvae/00_config.ipynb #fed23387
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -67,6 +67,7 @@ class VqvaeConfig(BaseModel):
     sim_to_real_idx:Annotated[tuple[Whole | str, ...], several] | None = None  # their numbers among the clip's joints, or their names
     layout:Literal["motion", "robot50", "smpl364"] = "motion"  # columns of the features
     fps:Annotated[float, Field(gt=0)] | None = None  # rate of the features; None: that of the clips, which must agree
+    linear_path:bool = True  # a linear map beside encoder and decoder, which begins as principal components
     loss_fk:Weight = 0.0  # weight of the loss of body positions
     num_quantizers:Count = 6  # books of rvq
     quantize_dropout:Share = 0.2  # share of rvq's steps with fewer books

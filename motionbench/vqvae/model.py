@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'NORMS', 'taps', 'TimeShift', 'channels_first', 'swap', 'TimeConv', 'UpConv', 'Norm', 'Residual',
-           'dilations', 'encoder', 'decoder', 'Output', 'MotionVQVAE']
+           'dilations', 'encoder', 'decoder', 'Straight', 'Output', 'MotionVQVAE']
 
 # %% ../../nbs/vqvae/04_model.ipynb #266e1c83
 import math
@@ -175,7 +175,35 @@ def decoder(
     for frames in reversed(_levels(c)): layers += [*(Residual(c.width, d, c.vq_act, c.vq_norm) for d in dilations(c, frames)), UpConv(c.width, c.stride_t)]
     return nn.Sequential(*layers, TimeConv(c.width, c.width, 3, padding=1), ACTIVATIONS[c.vq_act](), TimeConv(c.width, dim, 3, padding=1))
 
-# %% ../../nbs/vqvae/04_model.ipynb #47583d17
+# %% ../../nbs/vqvae/04_model.ipynb #d9ef5f6f
+class Straight(nn.Module):
+    "Linear maps between the `ratio` frames of a token and its latent."
+    def __init__(self,
+        dim:int,  # D feature columns
+        channels:int,  # C of a latent
+        ratio:int,  # frames per token
+    ):
+        super().__init__()
+        self.dim, self.ratio = dim, ratio
+        self.down, self.up = nn.Linear(ratio*dim, channels, bias=False), nn.Linear(channels, ratio*dim, bias=False)
+
+    def encode(self, x):
+        "Latents `(B, L, C)` of features `(B, L*ratio, D)`."
+        return self.down(x.unflatten(1, (-1, self.ratio)).flatten(2))
+
+    def decode(self, z):
+        "Features `(B, L*ratio, D)` of latents `(B, L, C)`."
+        return self.up(z).unflatten(2, (self.ratio, self.dim)).flatten(1, 2)
+
+    @torch.no_grad()
+    def begin(self, pieces):
+        "Become the principal components of pieces of motion `(N, ratio, D)`, those of most variance first."
+        p = pieces.flatten(1).double()
+        basis = torch.linalg.eigh(p.T@p/len(p))[1].flip(1)[:, :len(self.down.weight)].float()
+        for weight in (self.down.weight, self.up.weight): weight.zero_()
+        self.down.weight[:basis.shape[1]], self.up.weight[:, :basis.shape[1]] = basis.T, basis
+
+# %% ../../nbs/vqvae/04_model.ipynb #b903923b
 class Output(NamedTuple):
     "What a forward pass gives."
     recon:torch.Tensor  # `(B, T, D)`
@@ -196,11 +224,26 @@ class MotionVQVAE(nn.Module):
         if config.vq_act not in ACTIVATIONS: raise ConfigError(f"vq_act is {config.vq_act!r}, expected one of {', '.join(ACTIVATIONS)}")
         if config.vq_norm is not None and config.vq_norm not in NORMS: raise ConfigError(f"vq_norm is {config.vq_norm!r}, expected null or one of {', '.join(NORMS)}")
         self.encoder, self.quantizer, self.decoder = encoder(dim, config), make_quantizer(config), decoder(dim, config)
+        self.straight = Straight(dim, config.output_emb_width or config.code_dim, self.ratio) if config.linear_path else None
+
+    @torch.no_grad()
+    def begin(self, pieces):
+        "Begin as principal components of pieces of normalised motion `(N, ratio, D)`; nothing happens without a linear path."
+        if self.straight is None: return
+        self.straight.begin(pieces)
+        for net in (self.encoder, self.decoder): net[-1].weight.zero_(), net[-1].bias.zero_()
 
     def latents(self, x):
         "Latents `(B, L, C)` before quantisation; `InvalidMotion` unless `x` is `(B, T, D)` with a frame or more."
         if x.ndim != 3 or x.shape[1] < 1 or x.shape[2] != self.dim: raise InvalidMotion(f"features have shape {tuple(x.shape)}, expected (batch, frames, {self.dim}) with at least one frame")
-        return swap(self.encoder(swap(torch.cat([x, x[:, -1:].expand(-1, -x.shape[1] % self.ratio, -1)], 1))))
+        x = torch.cat([x, x[:, -1:].expand(-1, -x.shape[1] % self.ratio, -1)], 1)
+        z = swap(self.encoder(swap(x)))
+        return z if self.straight is None else z + self.straight.encode(x)
+
+    def features(self, zq):
+        "Features `(B, L*ratio, D)` of quantised latents `(B, L, C)`."
+        x = swap(self.decoder(swap(zq)))
+        return x if self.straight is None else x + self.straight.decode(zq)
 
     def forward(self, x, mask=None):
         "Reconstruction, codes and the quantizer's loss; `x` is `(B, T, D)`, `mask` `(B, T)` true where there is motion."
@@ -209,7 +252,7 @@ class MotionVQVAE(nn.Module):
             frames = torch.minimum(torch.arange(x.shape[1], device=x.device), mask.sum(1, keepdim=True) - 1)
             z = self.latents(x.gather(1, frames[..., None].expand_as(x)))
             zq, codes, commit = self.quantizer(z, F.pad(mask, (0, -x.shape[1] % self.ratio)).unflatten(1, (-1, self.ratio)).any(-1))
-        return Output(swap(self.decoder(swap(zq)))[:, :x.shape[1]], codes, commit)
+        return Output(self.features(zq)[:, :x.shape[1]], codes, commit)
 
     @torch.no_grad()
     def encode(self, x):
@@ -223,4 +266,4 @@ class MotionVQVAE(nn.Module):
         "Features `(B, T, D)` of codes `(B, L, Q)`, cut to so many frames; `InvalidMotion` if the codes do not reach that far."
         most = codes.shape[1]*self.ratio
         if frames is not None and not 0 < frames <= most: raise InvalidMotion(f"{frames} frames wanted of {codes.shape[1]} tokens, which give 1 to {most}")
-        return swap(self.decoder(swap(self.quantizer.vectors(codes))))[:, :frames]
+        return self.features(self.quantizer.vectors(codes))[:, :frames]

@@ -154,10 +154,10 @@ def picture_bytes(
     try: return figure_png(fig, 130)
     finally: plt.close(fig)
 
-# %% ../../nbs/vqvae/13_pages.ipynb #4057b8db
+# %% ../../nbs/vqvae/13_pages.ipynb #b6eccab7
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
-<style>body {{ font: 15px/1.45 system-ui, sans-serif; color: #30363d; background: #fff; max-width: 1280px; margin: 2em auto; padding: 0 1em }} table {{ border-collapse: collapse; font-size: 13px }}
+<style>body {{ font: 15px/1.45 system-ui, sans-serif; color: #30363d; background: #fff; max-width: 1280px; margin: 2em auto; padding: 0 1em }} table {{ border-collapse: collapse; font-size: 12.5px }} td, th {{ padding-right: 0.6em !important }}
 tbody tr:nth-child(odd) {{ background: #f4f6f8 }} .wide {{ overflow-x: auto }} img {{ max-width: 100%; height: auto }} figure {{ margin: 1em 0 }} h2 {{ margin-top: 1.6em }}</style></head>
 <body><h1>{title}</h1><p>{text}</p>
 {sections}

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['STATE', 'MODEL', 'LOG', 'FREE', 'seeded', 'random_states', 'set_random_states', 'learning_rate', 'held_out_error',
-           'VqvaeTraining', 'losses_of', 'body_loss', 'data_digest', 'save_state', 'load_state', 'train_vqvae']
+           'VqvaeTraining', 'losses_of', 'body_loss', 'data_digest', 'save_state', 'load_state', 'pieces_of',
+           'train_vqvae']
 
-# %% ../../nbs/vqvae/07_train.ipynb #5c160cdf
+# %% ../../nbs/vqvae/07_train.ipynb #0bad3b7b
 import hashlib, math, random
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..core.errors import ConfigError, MotionFormatError
+from ..core.windows import gather_windows, window_starts
 from ..io.files import atomic_path, check_file
 from .checkpoint import Tokenizer, save_tokenizer
 from .config import VqvaeConfig
@@ -165,13 +167,27 @@ def load_state(
 
 FREE = ("print_iter", "device", "tracker", "use_wandb", "wandb_project", "wandb_run_name", "wandb_tags", "num_workers")   # what may change on the way
 
-# %% ../../nbs/vqvae/07_train.ipynb #e5dfea87
+# %% ../../nbs/vqvae/07_train.ipynb #ad648d94
+def pieces_of(
+    data:VqvaeData,  # clips
+    mean:torch.Tensor,  # `(D,)`
+    std:torch.Tensor,  # `(D,)`
+    frames:int,  # of a piece
+    most:int=20000,  # pieces at most, evenly spread
+)->torch.Tensor:
+    "Pieces of consecutive frames `(N, frames, D)` of the clips, in standard deviations."
+    first = window_starts(data.lengths, frames, short="skip")
+    first = first[np.unique(np.linspace(0, len(first) - 1, min(most, len(first))).astype(int))]
+    return (torch.as_tensor(gather_windows(data.frames, first, frames)) - mean)/std
+
+# %% ../../nbs/vqvae/07_train.ipynb #ef4c11b8
 class _Run:
     "A training between two iterations."
     def __init__(self, config, layout, train, held, mean, std, robot, accelerator):
         self.config, self.layout, self.held, self.mean, self.std, self.accelerator = config, layout, held, mean, std, accelerator
         model = MotionVQVAE(len(layout.columns), config)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay)
+        model.begin(pieces_of(train, mean.cpu(), std.cpu(), config.ratio))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.bodies = body_loss(robot, layout, mean, std) if config.loss_fk else None
         self.iteration, self.log, self.lowest, self.kept, self.waited, self.improved, self.over, self.since = 0, [], math.inf, None, 0, False, False, perf_counter()
@@ -210,7 +226,7 @@ class _Run:
     def best(self):
         "The `Tokenizer` of the best network so far; the present one before the first validation."
         weights, metrics = self.kept or ({k: v.detach().cpu() for k, v in self.plain.state_dict().items()}, {})
-        model = MotionVQVAE(len(self.layout.columns), self.config).eval()
+        with torch.random.fork_rng(): model = MotionVQVAE(len(self.layout.columns), self.config).eval()
         model.load_state_dict(weights)
         return Tokenizer(model.to(self.mean.device), self.mean, self.std, self.layout, self.config, metrics)
 
@@ -226,7 +242,7 @@ class _Run:
         set_random_states(state["random"], generator)
         self.iteration, self.log, self.lowest, self.waited, self.kept = (state[k] for k in ("iteration", "log", "lowest", "waited", "kept"))
 
-# %% ../../nbs/vqvae/07_train.ipynb #c36ea1a7
+# %% ../../nbs/vqvae/07_train.ipynb #2c611c21
 def train_vqvae(
     data:VqvaeData,  # clips as features
     config:VqvaeConfig=None,  # settings; default: `VqvaeConfig()`
@@ -235,10 +251,11 @@ def train_vqvae(
     robot=None,  # `Robot`, for `loss_fk`
     stop=lambda iteration: False,  # asked after every iteration; the training ends as if it had been killed
 )->VqvaeTraining:
-    "The `VqvaeTraining`. `ConfigError` if nothing can be resumed, or for settings that do not fit the data."
+    "The `VqvaeTraining`. `ConfigError` if nothing can be resumed, if `out` holds a training and is not resumed, or for settings that do not fit the data."
     from accelerate import Accelerator
     c, out = config or VqvaeConfig(), None if out is None else Path(out)
     if resume and (out is None or not (out/STATE).is_file()): raise ConfigError(f"there is nothing to resume: {'no folder was named' if out is None else f'{out/STATE} is not there'}")
+    if not resume and out and (out/STATE).is_file(): raise ConfigError(f"{out} holds a training; go on with it (resume=True, on the command line --resume), or name another folder")
     train, held = split(data, c.validation, c.seed)
     mean, std = (torch.as_tensor(x, dtype=torch.float32) for x in statistics(train))
     digest, state = data_digest(data), None
