@@ -98,7 +98,7 @@ def test_the_same_seed_is_the_same_training_and_the_callers_random_state_stays(d
 
 
 def test_resume_refuses_other_settings_other_data_and_no_state(data, clips, biped, trained, tmp_path):
-    with pytest.raises(ConfigError, match="lr was 0.0006, is 0.001"): train_vqvae(data, load_config(**SMALL, lr=1e-3), trained.folder, resume=True)
+    with pytest.raises(ConfigError, match="lr was 0.001, is 0.002"): train_vqvae(data, load_config(**SMALL, lr=2e-3), trained.folder, resume=True)
     other = make_data({k: clips[k] for k in ("walk", "turn")}, load_config(**SMALL), biped)
     with pytest.raises(ConfigError, match="started with other data"): train_vqvae(other, load_config(**SMALL), trained.folder, resume=True)
     with pytest.raises(ConfigError, match="nothing to resume"): train_vqvae(data, load_config(**SMALL), tmp_path, resume=True)

@@ -28,16 +28,15 @@ def add_rollouts_merge(commands):
     common(p, "robot", "json", robot="")
     p.set_defaults(function=command_rollouts_merge)
 
-# %% ../../nbs/cli/15_rollouts_merge.ipynb #af383f92
+# %% ../../nbs/cli/15_rollouts_merge.ipynb #27c7bb4c
 def command_rollouts_merge(args)->int:
     "Merge; 1 if the check finds something."
     from motionbench.rollouts.card import card_text
     from motionbench.rollouts.merge import merge_exports
-    from motionbench.rollouts.verify import verify_export
     if args.licence and not args.card: raise ConfigError("--licence stands on the card; add --card")
     if args.robot and not args.verify: raise ConfigError("--robot says whose motions are verified; add --verify")
     done = merge_exports(args.shards, args.output, args.on_conflict, args.metric, args.mixed_checkpoints, partial(card_text, licence=args.licence) if args.card else None)
-    found = verify_export(done.folder, args.robot or None) if args.verify else None
+    found = _verified(done.folder, args.robot) if args.verify else None
     m = done.manifest
     counts = {k: m[k] for k in ("num_shards", "total_motions_evaluated", "exported_count", "skipped_no_trajectory", "success_rate")}
     value = {"output": str(done.folder), **counts, "conflicts": m["conflicts"], "written": len(done.written), "already_there": len(done.already_there), "removed": done.removed,
@@ -47,6 +46,12 @@ def command_rollouts_merge(args)->int:
         for f in files[:5]: print(f"{f}: {what}", file=sys.stderr)
         if files[5:]: print(f"and {len(files) - 5} more: {what}", file=sys.stderr)
     return int(found is not None and not found.ok)
+
+
+def _verified(folder, robot):
+    "The `Findings`; only this needs the robot's model."
+    from motionbench.rollouts.verify import verify_export
+    return verify_export(folder, robot or None)
 
 
 def _lines(done):

@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ..core.errors import ConfigError
 
-# %% ../../nbs/vqvae/00_config.ipynb #fed23387
+# %% ../../nbs/vqvae/00_config.ipynb #560f5cab
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -27,11 +27,11 @@ class VqvaeConfig(BaseModel):
     "How features are made, and a token model is built and trained on them. A value out of bounds raises `pydantic.ValidationError`, in `load_config` `ConfigError`."
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     seed:Whole = 0  # of all random numbers
-    batch_size:Count = 256  # windows of one step
+    batch_size:Count = 32  # windows of one step
     window_size:Annotated[int, Field(ge=2)] = 64  # frames of a window
-    total_iter:Count = 2000  # steps of training
+    total_iter:Count = 1000  # steps of training
     warmup_iter:Whole = 50  # steps in which the learning rate rises
-    lr:Annotated[float, Field(gt=0)] = 6e-4  # learning rate after that
+    lr:Annotated[float, Field(gt=0)] = 1e-3  # learning rate after that
     weight_decay:Weight = 1e-4  # of AdamW
     lr_scheduler:Literal["cosine"] | Annotated[tuple[Count, ...], several] = "cosine"  # or the steps at which the rate is multiplied by gamma
     gamma:Annotated[float, Field(gt=0, le=1)] = 0.05  # see lr_scheduler

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STATE', 'MODEL', 'LOG', 'FREE', 'seeded', 'random_states', 'set_random_states', 'learning_rate', 'held_out_error',
-           'VqvaeTraining', 'losses_of', 'body_loss', 'data_digest', 'save_state', 'load_state', 'pieces_of',
-           'train_vqvae']
+           'VqvaeTraining', 'losses_of', 'body_loss', 'data_digest', 'save_state', 'load_state', 'check_folder',
+           'pieces_of', 'train_vqvae']
 
 # %% ../../nbs/vqvae/07_train.ipynb #0bad3b7b
 import hashlib, math, random
@@ -132,7 +132,7 @@ def body_loss(
     angles = lambda v: (v*std + mean)[..., where][..., order]
     return lambda recon, x, mask: fk_loss(angles(recon), angles(x), robot.tree, mask)
 
-# %% ../../nbs/vqvae/07_train.ipynb #4dce7c75
+# %% ../../nbs/vqvae/07_train.ipynb #b387ae1b
 STATE, MODEL, LOG = "state.pt", "tokenizer.safetensors", "log.jsonl"
 
 
@@ -163,6 +163,16 @@ def load_state(
     if other: raise ConfigError(f"{path}: the training was started with other settings: {'; '.join(other[:4])}. Give the same ones, or begin anew in another folder")
     if state["data"] != digest: raise ConfigError(f"{path}: the training was started with other data ({state['data']}, now {digest}). Give the same files, or begin anew in another folder")
     return state
+
+
+def check_folder(
+    out,  # folder of a training, or None
+    resume:bool,  # whether it shall go on
+):
+    "`ConfigError` if there is nothing to go on with, or a training in the way of a new one."
+    there = out is not None and (Path(out)/STATE).is_file()
+    if resume and not there: raise ConfigError(f"there is nothing to resume: {'no folder was named' if out is None else f'{Path(out)/STATE} is not there'}")
+    if there and not resume: raise ConfigError(f"{out} holds a training; go on with it (resume=True, on the command line --resume), or name another folder")
 
 
 FREE = ("print_iter", "device", "tracker", "use_wandb", "wandb_project", "wandb_run_name", "wandb_tags", "num_workers")   # what may change on the way
@@ -242,7 +252,7 @@ class _Run:
         set_random_states(state["random"], generator)
         self.iteration, self.log, self.lowest, self.waited, self.kept = (state[k] for k in ("iteration", "log", "lowest", "waited", "kept"))
 
-# %% ../../nbs/vqvae/07_train.ipynb #2c611c21
+# %% ../../nbs/vqvae/07_train.ipynb #5f3daf40
 def train_vqvae(
     data:VqvaeData,  # clips as features
     config:VqvaeConfig=None,  # settings; default: `VqvaeConfig()`
@@ -254,8 +264,7 @@ def train_vqvae(
     "The `VqvaeTraining`. `ConfigError` if nothing can be resumed, if `out` holds a training and is not resumed, or for settings that do not fit the data."
     from accelerate import Accelerator
     c, out = config or VqvaeConfig(), None if out is None else Path(out)
-    if resume and (out is None or not (out/STATE).is_file()): raise ConfigError(f"there is nothing to resume: {'no folder was named' if out is None else f'{out/STATE} is not there'}")
-    if not resume and out and (out/STATE).is_file(): raise ConfigError(f"{out} holds a training; go on with it (resume=True, on the command line --resume), or name another folder")
+    check_folder(out, resume)
     train, held = split(data, c.validation, c.seed)
     mean, std = (torch.as_tensor(x, dtype=torch.float32) for x in statistics(train))
     digest, state = data_digest(data), None
