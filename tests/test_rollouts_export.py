@@ -32,6 +32,7 @@ from motionbench.rollouts.scene import retime_contacts
 from motionbench.rollouts.shard import METRICS, PROVENANCE, find_trajectory, read_rollout, read_shard
 from motionbench.rollouts.source import open_source, shard_keys
 from motionbench.rollouts.trajectory import G1_ISAACLAB, Rollout, own_frames, read_trajectory, write_trajectory
+from motionbench.rollouts.verify import verify_export
 
 G1 = Path(os.environ.get("MOTIONBENCH_TEST_DATA", Path(__file__).parents[1]/"../shared/data"))/"gmr/robots/unitree_g1_gmr.xml"
 needs_g1 = pytest.mark.skipif(not G1.is_file(), reason=f"no model of the G1 at {G1}; set MOTIONBENCH_TEST_DATA")
@@ -91,7 +92,7 @@ def make_library(folder, g1, manifest=None):
         points = dict(left={t: np.full((2, 3), t) for t in range(60, 101)}, right={3: np.ones((1, 3))})
         write_grail_object(ObjectMotion(50, wave(i, 101, 50, 3), quats(i, 101, 50), f"thing {k}", 1.25, points), folder/f"objects/{k}.pkl")
         (folder/"object_usd").mkdir(exist_ok=True)
-        (folder/f"object_usd/{k}.usd").write_bytes(b"usd of " + k.encode())
+        (folder/f"object_usd/{k}.usd").write_text(f"#usda 1.0\n# {k}\n")
         dump(dict(object_name=k, table_pos=[0., 0, 1], table_quat=[.5, .5, .5, .5], table_size=[1., 1, 1], smpl_height=1.66), folder/f"meta/{k}.pkl")
     for r in ("stairs_1_wood.jpg", "stairs_1_2_wood.jpg", "stairs_1/deep/oak.exr", "stairs_1_2/oak.png", "stairs_1_3/oak.png", "other_wood.jpg"):
         (folder/"object_usd/textures"/r).parent.mkdir(parents=True, exist_ok=True)
@@ -254,6 +255,7 @@ def pose_aa_bodies(g1, clip, t):
 def test_trainers_read_the_export(g1, library, shard, tmp_path):
     done = export_shard(shard, library, tmp_path/"out", robot=g1)
     out, taken = tmp_path/"out", ["stairs_1", "stairs_1_2", "walk"]
+    assert not verify_export(out, g1).problems
     assert done["exported_count"] == 3 and not done["errors"] and done["total_motions_evaluated"] == 4 and done["evaluated_motions"] == list(KEYS)
     files = sorted(p for p in (out/"robot").glob("**/*.pkl") if p.name != "metadata.pkl")
     assert [p.stem for p in files] == taken == sorted(p.stem for p in (out/"object_usd").glob("*.usd*")) == sorted(p.stem for p in (out/"objects").glob("*.pkl"))
@@ -346,7 +348,7 @@ def test_another_library_or_folder_is_refused(g1, library, shard, tmp_path):
     assert export_shard(shard, library, tmp_path/"out", robot=g1)["exported_count"] == 3
     write_grail(read_grail(library/"robot/trip.pkl", g1), small/"robot/walk.pkl", g1)
     with pytest.raises(ConfigError, match="is another one or has changed"): export_shard(shard, small, tmp_path/"out", robot=g1)
-    for out in (library, library/"robot", library.parent): 
+    for out in (library, library/"robot", library.parent):
         with pytest.raises(ConfigError, match="lie in each other"): export_shard(shard, library, out, robot=g1)
     shutil.copytree(library/"robot", tmp_path/"full/robot")
     (tmp_path/"full/robot/walk.pkl").rename(tmp_path/"full/robot/precious.pkl")

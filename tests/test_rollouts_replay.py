@@ -22,7 +22,7 @@ from motionbench.rollouts.batch import find_takes, read_take, replay_folder
 from motionbench.rollouts.gallery import contact_sheet
 from motionbench.rollouts.objects import make_prop, object_mesh
 from motionbench.rollouts.offscreen import Offscreen, gl_backend, gl_context
-from motionbench.rollouts.replay import middle_frame, mp4_writer, parse_size, pictures, render_motion
+from motionbench.rollouts.replay import middle_frame, parse_size, pictures, render_motion
 from motionbench.rollouts.stage import FOV, build_stage, corner_points, follow, look
 from motionbench.rollouts.trajectory import Rollout, write_trajectory
 

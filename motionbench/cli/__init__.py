@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RUN_DEFAULTS', 'add_run', 'command_run', 'build_parser', 'main']
 
-# %% ../../nbs/91_cli.ipynb #56a1d2b1
+# %% ../../nbs/91_cli.ipynb #5110f774
 import os, sys
 
 from .. import __version__
@@ -15,6 +15,7 @@ from .files import add_convert, add_formats, add_inspect, add_library, add_pkl
 from .parser import Parser, common, report, with_hyphens
 from .retarget import add_retarget
 from .robots import add_robots
+from .rollouts import add_rollouts
 from .torque import add_torque
 from .view import add_view
 from .vqvae import add_vqvae
@@ -53,14 +54,14 @@ def command_run(args)->int:
     report(args, summary.dict(), "\n".join([*text, "", summary.closing()]))
     return 1 if summary.failed or args.strict and summary.bad_grades else 0
 
-# %% ../../nbs/91_cli.ipynb #6c2e9431
+# %% ../../nbs/91_cli.ipynb #274924d5
 def build_parser()->Parser:
     "The parser of all commands."
     parser = Parser(prog="motionbench", description="Human motion capture in; retargeted, audited, training-ready robot motion out.",
                     epilog="motionbench COMMAND --help tells more. Flags may be written with - or _.")
     parser.add_argument("--version", action="version", version=f"motionbench {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    for add in (add_run, add_robots, add_formats, add_inspect, add_convert, add_retarget, add_audit, add_view, add_amp, add_torque, add_vqvae, add_pkl, add_library): add(commands)
+    for add in (add_run, add_robots, add_formats, add_inspect, add_convert, add_retarget, add_audit, add_view, add_amp, add_torque, add_vqvae, add_rollouts, add_pkl, add_library): add(commands)
     return parser
 
 

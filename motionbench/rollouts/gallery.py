@@ -80,21 +80,24 @@ def contact_sheet(
         with atomic_path(made[-1]) as part: sheet.save(part, "PNG")
     return made
 
-# %% ../../nbs/rollouts/31_gallery.ipynb #77c365b4
+# %% ../../nbs/rollouts/31_gallery.ipynb #b9f60c99
 def put_clip(
     out,  # the page's folder
     clip:str,  # its key
     motion,  # `Motion`
     robot,  # its `Robot`
-    picture:np.ndarray,  # `(H, W, 3)` uint8
+    picture:np.ndarray=None,  # `(H, W, 3)` uint8; None: the player's own still picture
+    film:bool=True,  # whether there is `CLIP.mp4`
 ):
     "Write the clip's data for the player, and its small picture."
     from PIL import Image
     from motionbench.view.player import player
-    shown, small, height = player(motion, robot, title=clip), io.BytesIO(), picture.shape[0]
+    shown, small = player(motion, robot, title=clip), io.BytesIO()
+    if picture is None: picture = np.asarray(Image.open(io.BytesIO(shown.still())).convert("RGB"))
+    height = picture.shape[0]
     Image.fromarray(picture).resize((round(192*picture.shape[1]/height), 192), Image.Resampling.BOX).save(small, "JPEG", quality=82, optimize=True)
     with atomic_path(Path(out)/f"view/{clip}.jpg") as part: part.write_bytes(small.getvalue())
-    put_text(Path(out)/f"view/{clip}.js", clip_script(f"{robot.name}/{clip}", shown, files=[("film (mp4)", f"{clip}.mp4")]))
+    put_text(Path(out)/f"view/{clip}.js", clip_script(f"{robot.name}/{clip}", shown, files=[("film (mp4)", f"{clip}.mp4")]*film))
 
 
 FACTS = {"progress": ("progress", 100, " %"), "mpjpe_g": ("mpjpe g", 1, " mm"), "mpjpe_l": ("mpjpe l", 1, " mm"), "obj_pos_error": ("object", 100, " cm")}
@@ -120,6 +123,7 @@ def write_gallery(
     rows:list,  # of the replays
     robots,  # the `Robot`s of the clips
     title:str="Replays",
+    sheet:bool=True,  # whether there is `contact_sheet.png`
 )->Path:
     "Write `index.html` and what it shares; its path is returned."
     from motionbench.view.scene import make_scene
@@ -127,7 +131,7 @@ def write_gallery(
     reasons = [row.get("reason") or "unknown" for row in rows if row.get("success") is False]
     told = [{"clips": len(rows), "success": sum(r.get("success") is True for r in rows), "failure": len(reasons), "not rendered": sum(bool(r.get("error")) for r in rows)}]
     sections = [("Outcome", rows_html(told)), *([("What ended the rollouts", rows_html([{"reason": k.replace("_", " "), "clips": reasons.count(k)} for k in sorted(set(reasons), key=lambda k: (-reasons.count(k), k))]))] if reasons else ()),
-                ("Files", rows_html([{"file": ("contact_sheet.png", "contact_sheet.png"), "is": "a picture of every clip"}]))]
+                *([("Files", rows_html([{"file": ("contact_sheet.png", "contact_sheet.png"), "is": "a picture of every clip"}]))] if sheet else ())]
     share_assets(Path(out)/"view", [make_scene(r) for r in robots])
     put_text(Path(out)/"index.html", index_html(title, [entry_of(row, known) for row in rows], sections))
     return Path(out)/"index.html"

@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['parse_size', 'mp4_writer', 'middle_frame', 'render_motion', 'pictures']
 
-# %% ../../nbs/rollouts/30_replay.ipynb #018b4007
+# %% ../../nbs/rollouts/30_replay.ipynb #7efb1955
 import re
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from ..core.kinematics import forward_kinematics
 from ..core.rotation import yaw
 from ..io.files import atomic_path
 
-# %% ../../nbs/rollouts/30_replay.ipynb #80262c09
+# %% ../../nbs/rollouts/30_replay.ipynb #df41bb59
 def parse_size(
     text:str,  # for instance 640x480
 )->tuple[int, int]:
@@ -36,8 +35,9 @@ def mp4_writer(
     size:tuple,  # width and height, even
     fps:float,  # frames per second
 ):
-    "Inside `with`, a function that takes pictures `(H, W, 3)` uint8."
-    import av
+    "Inside `with`, a function that takes pictures `(H, W, 3)` uint8. `ConfigError` without PyAV."
+    try: import av
+    except ImportError: raise ConfigError("films are written with PyAV, which is not installed: pip install av") from None
     with atomic_path(path) as part:
         with av.open(str(part), "w", options={"movflags": "+faststart", "fflags": "+bitexact"}) as container:
             stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"preset": "veryfast", "crf": "21"})
@@ -61,7 +61,7 @@ def middle_frame(
             return frame.to_ndarray(format="rgb24")
     except (av.FFmpegError, IndexError, UnboundLocalError, TypeError, ZeroDivisionError, OSError) as e: raise MotionFormatError(path, f"is no readable video ({type(e).__name__})", "Render it again: delete it") from None
 
-# %% ../../nbs/rollouts/30_replay.ipynb #7efd72c3
+# %% ../../nbs/rollouts/30_replay.ipynb #9f811f1b
 def render_motion(
     motion,  # `Motion`
     robot,  # its `Robot`
@@ -69,7 +69,7 @@ def render_motion(
     objects=(),  # `Prop`s with as many frames
     size:tuple=(640, 480),  # pixels, even numbers
     fps:float=None,  # of the film; default: the motion's
-    quality:str="flat",  # full: the robot's own meshes, shadow maps, multisampling; ten times slower or more
+    quality:str="flat",  # full: the robot's own meshes, shadow maps, multisampling; twenty times slower
 )->dict:
     "Write the film; frames, fps and notes about objects. `ConfigError` if this machine cannot draw."
     from motionbench.rollouts.stage import look

@@ -18,10 +18,10 @@ from ..io.files import atomic_path
 from ..view.packing import cache_folder, pack, quantise, unpack
 from ..view.scene import robot_parts, scene_key, weld
 
-# %% ../../nbs/rollouts/29_stage.ipynb #4cf2e66e
+# %% ../../nbs/rollouts/29_stage.ipynb #2c82ef85
 def light_parts(
     robot,  # `Robot`
-    faces:int=24000,  # of the whole robot, about
+    faces:int=24000,  # of the whole robot; more are left where fewer would change the shape
 )->list[dict]:
     "Parts of the robot with few faces: body, rgba, faces, and quantised vertices."
     import fast_simplification
