@@ -10,7 +10,7 @@ run: .venv/ready
 # The notebooks' examples are tests too: nbdev-test runs those outside a folder with a .notest file.
 test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 docs: .venv/ready
 	$(BIN)/python nbs/_site.py

@@ -362,7 +362,6 @@ BAD = {
     "sim_to_real_idx": (lambda f, r: write_npz(wild(r), f/"a.npz"), dict(apply_sim_to_real_map=True, sim_to_real_idx=[9]), ConfigError, "sim_to_real_idx holds 9; the clips have the joints 0 to 8"),
     "mirror of whom": (lambda f, r: write_npz(replace(wild(r), robot="unknown"), f/"a.npz"), dict(mirror=True), ConfigError, "mirror needs the robot"),
     "damaged": (lambda f, r: (f/"a.npz").write_bytes(b"PK\x03\x04 no more"), {}, MotionFormatError, "damaged"),
-    "whose": (lambda f, r: np.save(f/"m.npy", table(wild(r), np.zeros(40))), {}, MotionFormatError, "names no joints for its 9 columns"),
 }
 
 

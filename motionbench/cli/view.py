@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['add_view', 'command_view', 'view_folder']
 
-# %% ../../nbs/cli/05_view.ipynb #cfc51bed
+# %% ../../nbs/cli/05_view.ipynb #657e1451
 from pathlib import Path
 
-from .parser import common, not_itself, report
+from .parser import common, list_skipped, not_itself, report
 from ..core.errors import ConfigError
 
 # %% ../../nbs/cli/05_view.ipynb #a79a1d81
@@ -49,7 +49,7 @@ def command_view(args)->int:
     report(args, facts, "\n".join([f"{out}: {len(motion)} frames of {robot.name}, {facts['bytes']/1e6:.2f} MB, opens in any browser", *notes]))
     return 0
 
-# %% ../../nbs/cli/05_view.ipynb #ebffea13
+# %% ../../nbs/cli/05_view.ipynb #01e358e8
 def view_folder(args, source:Path)->int:
     "Write a page with all motions of the folder; 1 if one of them cannot be shown."
     import sys
@@ -57,7 +57,8 @@ def view_folder(args, source:Path)->int:
     from motionbench.rollouts.batch import find_takes, read_take
     from motionbench.rollouts.gallery import put_clip, write_gallery
     from motionbench.rollouts.manifest import MANIFEST, read_manifest
-    if args.ghost or args.human: raise ConfigError("--ghost and --human stand beside a single clip; name a file")
+    given = [f"--{k}" for k in ("ghost", "human", "beside", "colour") if getattr(args, k)] + ["--theme"]*(args.theme != "auto")
+    if given: raise ConfigError(f"{', '.join(given)}: for a single clip; name a file")
     out, robots, rows = Path(args.out or f"{source.resolve().name}_view").expanduser(), {}, []
     robot = args.robot or (read_manifest(source).get("robot", "") if (source/MANIFEST).is_file() else "")
     takes, skipped = find_takes(source)
@@ -72,5 +73,6 @@ def view_folder(args, source:Path)->int:
     if not robots: raise ConfigError(f"{source}: no motion can be shown: {rows[0]['error']}")
     page, failed = write_gallery(out, rows, list(robots.values()), source.resolve().name, sheet=False), [r for r in rows if "error" in r]
     report(args, {"file": str(page), "clips": len(rows) - len(failed), "failed": failed, "skipped": skipped}, f"{page}: {len(rows) - len(failed)} motions of {', '.join(robots)}, opens in any browser")
+    list_skipped(skipped)
     for r in failed: print(f"failed {r['clip']}: {r['error']}", file=sys.stderr)
     return int(bool(failed))

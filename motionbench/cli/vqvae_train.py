@@ -67,7 +67,7 @@ def asked_training(
     if not sources and not asked["robot"]: raise ConfigError("name motion files or folders, or with --robot NAME alone take the bundled clips on that robot; --help tells more")
     return config, dict(sources=sources, **asked)
 
-# %% ../../nbs/cli/12_vqvae_train.ipynb #602335fc
+# %% ../../nbs/cli/12_vqvae_train.ipynb #a5b95b6b
 def bundled_on(
     robot:str,  # name or model file
     out,  # folder of the training
@@ -98,13 +98,14 @@ def command_vqvae_train(args)->int:
     "Train; 1 if a file of a folder failed."
     from motionbench.pipeline.cache import write_json
     from motionbench.vqvae.data import make_data
-    from motionbench.vqvae.train import check_folder, train_vqvae
+    from motionbench.vqvae.train import STATE, check_folder, data_digest, load_state, train_vqvae
     config, asked = asked_training(args)
     out, robot = Path(args.out).expanduser(), known_robot(asked["robot"])
     asked["sources"] = asked["sources"] or bundled_on(asked["robot"], out)
     found = find_clips(asked["sources"], out, asked["include"] or "", robot, config.fps, config.layout == "smpl364")
     data = make_data({n: (m, found.sources[n]) for n, m in found.clips.items()}, config, robot, bool(asked["resample"]))
     check_folder(out, args.resume)
+    if args.resume: load_state(out/STATE, config, data_digest(data))           # refuses other settings or data before anything is written
     for note in config.notes: print(note, file=sys.stderr)
     write_json(out/TRAINING, asked | {"sources": [str(Path(s).expanduser().resolve()) for s in asked["sources"]], "config": config.model_dump(mode="json")})
     training = train_vqvae(data, config, out, args.resume, robot or (known_robot(data.layout.robot) if config.loss_fk else None))

@@ -83,7 +83,7 @@ def _onnx(path):
     if len(names) != 1: raise ConfigError(f"{path}: the graph has the inputs {', '.join(names)}; a policy here has one, the observations")
     return lambda x: session.run(None, {names[0]: x})[0]
 
-# %% ../../nbs/physics/06_policies.ipynb #2e27333e
+# %% ../../nbs/physics/06_policies.ipynb #ab36d3ee
 MEANINGS = ("angles", "range")
 
 
@@ -103,6 +103,7 @@ def load_policy(
     def targets(observations):
         a = np.asarray(act(np.ascontiguousarray(observations, np.float32)), float)
         if a.shape != (len(observations), joints): raise ConfigError(f"{path}: the policy answers {a.shape}, expected {(len(observations), joints)}: robots, joints of {robot.name}")
+        if not np.isfinite(a[np.isfinite(observations).all(1)]).all(): raise ConfigError(f"{path}: the policy answers with numbers that are not finite")
         return np.clip(scale*a if actions == "angles" else (low + high)/2 + scale*(high - low)*a, low, high)
     try: targets(seen)
     except ConfigError: raise

@@ -153,7 +153,7 @@ def _props(take, things, place):
         props.append(make_prop(name, pos, quat, mesh, *(s for s in scale if s is not None)))
     return props
 
-# %% ../../nbs/rollouts/32_batch.ipynb #2ef21367
+# %% ../../nbs/rollouts/32_batch.ipynb #1841db4a
 def replay_take(
     take:Take,
     out,  # folder of the films
@@ -162,7 +162,7 @@ def replay_take(
     skip_existing:bool=False,  # leave films that are there
 )->dict:
     "Render one recording and its part of the page; the row tells what was done, `error` what went wrong."
-    from motionbench.rollouts.gallery import put_clip
+    from motionbench.rollouts.gallery import CLIPS, put_clip
     from motionbench.rollouts.replay import middle_frame, render_motion
     film = Path(out)/f"{take.clip}.mp4"
     row = dict(clip=take.clip, film=str(film), success=take.success, reason=take.reason, **take.metrics)
@@ -172,7 +172,7 @@ def replay_take(
         old = skip_existing and film.is_file()
         row |= dict(robot=model.name, frames=len(motion), fps=motion.fps, seconds=motion.duration, notes=[p.note for p in props if p.note], skipped=bool(old))
         if not old: render_motion(motion, model, film, props, size, fps, quality)
-        if not (old and all((Path(out)/f"view/{take.clip}{s}").is_file() for s in (".js", ".jpg"))): put_clip(out, take.clip, motion, model, middle_frame(film))
+        if not (old and all((Path(out)/f"{CLIPS}/{take.clip}{s}").is_file() for s in (".js", ".jpg"))): put_clip(out, take.clip, motion, model, middle_frame(film))
     except MotionbenchError as e: row["error"] = str(e)
     return row
 

@@ -52,7 +52,7 @@ def shard_keys(
     keys = sorted(keys)
     return tuple(keys[shard*len(keys)//num_shards:(shard + 1)*len(keys)//num_shards])
 
-# %% ../../nbs/rollouts/09_source.ipynb #fba8f04c
+# %% ../../nbs/rollouts/09_source.ipynb #cbd30591
 def _by_stem(path, files):
     "The files by stem; `MotionFormatError` if two have the same."
     out = {}
@@ -70,7 +70,8 @@ def _robot_files(path):
         except MotionbenchError as e: why = getattr(e, "problem", str(e))
         else: why = "" if "Motion" in kinds else f"a {'/'.join(sorted(kinds))}; retarget it first"
         good.append(f) if not why else skipped.append(dict(file=str(f), reason=why))
-    return good, tuple(skipped)
+    twins = [f for f in good if f.suffix != ".npz" and f.with_suffix(".npz") in good]      # retargeting writes GMR's pickle beside our own file
+    return [f for f in good if f not in twins], (*skipped, *(dict(file=str(f), reason="the same clip as the .npz beside it") for f in twins))
 
 
 def open_source(

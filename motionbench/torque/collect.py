@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['task_of', 'ground_forces', 'sensor_columns', 'collect_tracking', 'collect_policy', 'write_collection']
 
-# %% ../../nbs/torque/20_collect.ipynb #6502061e
+# %% ../../nbs/torque/20_collect.ipynb #7c428412
 from pathlib import Path
 
 import numpy as np
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, InvalidMotion
 from ..core.rotation import quat_conj, quat_rotate
 from ..physics.environment import Environment, rest_state, rollout
-from ..physics.tracking import track
+from ..physics.tracking import substeps_at, track
 from .files import torque_clip
 
 # %% ../../nbs/torque/20_collect.ipynb #d5b36f84
@@ -25,7 +25,7 @@ def task_of(
         raise ConfigError(f"{name!r} is a task of Isaac Lab, which needs Isaac Sim. Here a task is a robot on the floor, such as biped, or with its base held, such as biped-fixed; motionbench robots lists them")
     return (name.removesuffix("-fixed"), "fixed") if name.endswith("-fixed") else (name, "floating")
 
-# %% ../../nbs/torque/20_collect.ipynb #aad5ddaf
+# %% ../../nbs/torque/20_collect.ipynb #7ee7c5de
 def ground_forces(
     sim,  # `Simulation`
 )->np.ndarray:
@@ -36,7 +36,7 @@ def ground_forces(
     for e, data in enumerate(sim.data):
         for c in range(data.ncon):
             first, second = m.geom_bodyid[data.contact[c].geom]
-            if (first in foot) == (second in foot): continue
+            if (first in foot) == (second in foot) or m.body_weldid[first if second in foot else second]: continue
             mujoco.mj_contactForce(m, data, c, wrench)
             force = data.contact[c].frame.reshape(3, 3).T @ wrench[:3]          # what the first body does to the second
             out[e, foot[second if second in foot else first]] += force if second in foot else -force
@@ -54,7 +54,7 @@ def sensor_columns(
     blocks |= {f"net_force_{foot.side}_foot": motion.extra["watched"][:, k] for k, foot in enumerate(robot.feet)}
     return dict(timestep=np.arange(len(motion)), time=motion.times, **{f"{k}_{i}": x[:, i] for k, x in blocks.items() for i in range(x.shape[1])})
 
-# %% ../../nbs/torque/20_collect.ipynb #8da1b7cc
+# %% ../../nbs/torque/20_collect.ipynb #23ec6e03
 def collect_tracking(
     motion,  # `Motion`, one clip
     robot,  # its `Robot`
@@ -79,9 +79,12 @@ def collect_policy(
     sensors:bool=False,  # also the forces under the feet, in `extra["watched"]`
 )->list:
     "`Motion`s with torques, sorted by environment and episode."
-    env, done = Environment(robot, num_envs, states, base=base, fps=fps, max_distance=max_distance, seed=seed), []
+    if seed < 0: raise ConfigError(f"seed is {seed}, expected 0 or more")
+    env, done = Environment(robot, num_envs, states, base=base, fps=fps, substeps=substeps_at(fps, base), max_distance=max_distance, seed=seed), []
     for k in range(episodes):
-        done += [m for m in rollout(env, policy, steps, watch=ground_forces if sensors else None, episode=k, method="policy") if m is not None]
+        found = rollout(env, policy, steps, watch=ground_forces if sensors else None, episode=k, method="policy")
+        if None in found: raise InvalidMotion(f"the simulation broke in the first step of environment {found.index(None)}, episode {k}: its start is no pose that the robot can take, or its gains are too high")
+        done += found
     return sorted(done, key=lambda m: (m.source["torque"]["env"], m.source["torque"]["episode"]))
 
 # %% ../../nbs/torque/20_collect.ipynb #8ced7ca6

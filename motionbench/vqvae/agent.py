@@ -17,7 +17,7 @@ from .data import VqvaeData, read_data, split, take
 from .tokens import Tokens
 from .train import VqvaeTraining, held_out_error, train_vqvae
 
-# %% ../../nbs/vqvae/11_agent.ipynb #77771178
+# %% ../../nbs/vqvae/11_agent.ipynb #2cdd73f7
 class MVQVAEAgent:
     "Data, settings and the tokenizer that is trained with them."
     def __init__(self,
@@ -54,8 +54,10 @@ class MVQVAEAgent:
     def validate(self,
         n:int=64,  # clips at most
     )->dict:
-        "Errors of the held-out clips, as in `held_out_error`."
-        return held_out_error(self._trained(), split(self._clips(), self.config.validation, self.config.seed)[1], n)
+        "Errors of the held-out clips, as in `held_out_error`; `ConfigError` if none are held out."
+        held = split(self._clips(), self.config.validation, self.config.seed)[1]
+        if held is None: raise ConfigError("no clips are held out: validation is 0")
+        return held_out_error(self._trained(), held, n)
 
     def save(self, path)->Path:
         "Write the tokenizer."

@@ -114,7 +114,7 @@ def start_of(
     from motionbench.core.rotation import yaw
     return float(motion.root_pos[0, 0]), float(motion.root_pos[0, 1]), float(yaw(motion.root_quat[:1])[0])
 
-# %% ../../nbs/vqvae/06_checkpoint.ipynb #a15c12cc
+# %% ../../nbs/vqvae/06_checkpoint.ipynb #165ca4c0
 def save_tokenizer(
     path,  # `.safetensors`
     tokenizer:Tokenizer,
@@ -144,7 +144,8 @@ def load_tokenizer(
         model = MotionVQVAE(len(layout.columns), config).to(device)
         model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
         if tensors["mean"].shape != tensors["std"].shape or len(tensors["mean"]) != len(layout.columns): raise ValueError("mean and std do not fit the layout")
+        if not (torch.isfinite(tensors["mean"]).all() and torch.isfinite(tensors["std"]).all() and (tensors["std"] > 0).all()): raise ValueError("mean or std are not finite and positive")
+        return Tokenizer(model.eval(), tensors["mean"], tensors["std"], layout, config, about["metrics"])
     except MotionFormatError: raise
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, ConfigError) as e:
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RuntimeError, ConfigError) as e:
         raise MotionFormatError(path, f"is no tokenizer of motionbench ({type(e).__name__}: {str(e)[:200]})", "It should be the .safetensors that motionbench vqvae train writes") from None
-    return Tokenizer(model.eval(), tensors["mean"], tensors["std"], layout, config, about["metrics"])

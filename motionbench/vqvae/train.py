@@ -7,7 +7,7 @@ __all__ = ['STATE', 'MODEL', 'LOG', 'FREE', 'seeded', 'random_states', 'set_rand
            'VqvaeTraining', 'losses_of', 'body_loss', 'data_digest', 'save_state', 'load_state', 'check_folder',
            'pieces_of', 'train_vqvae']
 
-# %% ../../nbs/vqvae/07_train.ipynb #0bad3b7b
+# %% ../../nbs/vqvae/07_train.ipynb #ba991f5f
 import hashlib, math, random
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from .config import VqvaeConfig
 from .data import VqvaeData, Windows, split, statistics
 from .losses import fk_loss, reconstruction_loss, usage, velocity_loss
 from .model import MotionVQVAE
-from .trackers import JsonlLog, Tracker
+from .trackers import JsonlLog, Tracker, check_tracker
 
 # %% ../../nbs/vqvae/07_train.ipynb #61e95cf2
 @contextmanager
@@ -132,7 +132,7 @@ def body_loss(
     angles = lambda v: (v*std + mean)[..., where][..., order]
     return lambda recon, x, mask: fk_loss(angles(recon), angles(x), robot.tree, mask)
 
-# %% ../../nbs/vqvae/07_train.ipynb #b387ae1b
+# %% ../../nbs/vqvae/07_train.ipynb #d82329cb
 STATE, MODEL, LOG = "state.pt", "tokenizer.safetensors", "log.jsonl"
 
 
@@ -171,6 +171,7 @@ def check_folder(
 ):
     "`ConfigError` if there is nothing to go on with, or a training in the way of a new one."
     there = out is not None and (Path(out)/STATE).is_file()
+    if not resume and out is not None and not there and (Path(out)/MODEL).is_file(): raise ConfigError(f"{out} holds a tokenizer, {MODEL}; name another folder, or remove it")
     if resume and not there: raise ConfigError(f"there is nothing to resume: {'no folder was named' if out is None else f'{Path(out)/STATE} is not there'}")
     if there and not resume: raise ConfigError(f"{out} holds a training; go on with it (resume=True, on the command line --resume), or name another folder")
 
@@ -190,7 +191,7 @@ def pieces_of(
     first = first[np.unique(np.linspace(0, len(first) - 1, min(most, len(first))).astype(int))]
     return (torch.as_tensor(gather_windows(data.frames, first, frames)) - mean)/std
 
-# %% ../../nbs/vqvae/07_train.ipynb #ef4c11b8
+# %% ../../nbs/vqvae/07_train.ipynb #019141bd
 class _Run:
     "A training between two iterations."
     def __init__(self, config, layout, train, held, mean, std, robot, accelerator):
@@ -213,6 +214,7 @@ class _Run:
         for group in self.optimizer.param_groups: group["lr"] = learning_rate(i, c)
         out = self.model(x, mask)
         parts = losses_of(out, x, mask, c, self.bodies)
+        if not math.isfinite(parts["loss"].item()): raise ConfigError(f"the loss is {parts['loss'].item()} in iteration {i + 1}: the training has diverged; take a smaller lr (it is {c.lr:g}), or a longer warmup_iter")
         self.optimizer.zero_grad()
         self.accelerator.backward(parts["loss"])
         self.optimizer.step()
@@ -252,7 +254,7 @@ class _Run:
         set_random_states(state["random"], generator)
         self.iteration, self.log, self.lowest, self.waited, self.kept = (state[k] for k in ("iteration", "log", "lowest", "waited", "kept"))
 
-# %% ../../nbs/vqvae/07_train.ipynb #5f3daf40
+# %% ../../nbs/vqvae/07_train.ipynb #2fb3aaad
 def train_vqvae(
     data:VqvaeData,  # clips as features
     config:VqvaeConfig=None,  # settings; default: `VqvaeConfig()`
@@ -265,16 +267,19 @@ def train_vqvae(
     from accelerate import Accelerator
     c, out = config or VqvaeConfig(), None if out is None else Path(out)
     check_folder(out, resume)
+    check_tracker(c.tracker)
     train, held = split(data, c.validation, c.seed)
     mean, std = (torch.as_tensor(x, dtype=torch.float32) for x in statistics(train))
     digest, state = data_digest(data), None
     if resume: state = load_state(out/STATE, c, digest)
     accelerator = Accelerator(cpu=c.device == "cpu")
+    if accelerator.num_processes == 1 and accelerator.device != (want := torch.device(c.device if ":" in c.device or c.device != "cuda" else "cuda:0")) and accelerator.device.type != want.type:
+        raise ConfigError(f"device is {c.device}, but this machine offers {accelerator.device}; say device: {accelerator.device.type}")
     device, share, first = accelerator.device, max(1, c.batch_size//accelerator.num_processes), accelerator.is_main_process
     with seeded(c.seed + accelerator.process_index) as generator:
         run = _Run(c, data.layout, train, held, mean.to(device), std.to(device), robot, accelerator)
         if state: run.restore(state, generator)
-        log = Tracker(c.tracker, JsonlLog(out/LOG, run.iteration), c.model_dump(mode="json"), c.wandb_project, c.wandb_run_name, c.wandb_tags) if out and first else None
+        log = Tracker(c.tracker, JsonlLog(out/LOG, run.log), c.model_dump(mode="json"), c.wandb_project, c.wandb_run_name, c.wandb_tags) if out and first else None
         windows = Windows(train, c.window_size, mean.numpy(), std.numpy(), device)
         for i in (bar := tqdm(range(run.iteration, c.total_iter), "VQ-VAE", initial=run.iteration, total=c.total_iter, disable=None if first else True)):
             rows = run.step(i, *windows.sample(share, generator))
@@ -283,7 +288,7 @@ def train_vqvae(
                 if log: log.log(row)
                 if "loss" in row: bar.set_postfix({k: f"{row[k]:.3g}" for k in ("loss", "use", "perplexity")})
             if (run.improved or held is None and run.iteration == c.total_iter) and out and first: save_tokenizer(out/MODEL, run.best())
-            if out and first and (run.iteration % c.save_every == 0 or run.iteration == c.total_iter): save_state(out/STATE, run.state(generator, digest))
+            if out and first and (run.over or run.iteration % c.save_every == 0 or run.iteration == c.total_iter): save_state(out/STATE, run.state(generator, digest))
             if run.over or stop(run.iteration): break
         if log: log.close()
     return VqvaeTraining(run.best(), run.log, out, () if held is None else tuple(held.names))
