@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['BACKENDS', 'REMEDY', 'SHADE', 'gl_backend', 'gl_context', 'Offscreen', 'draw']
 
-# %% ../../nbs/rollouts/28_offscreen.ipynb #2d04e601
-import os
+# %% ../../nbs/rollouts/28_offscreen.ipynb #89c170e2
+import os, threading
 import sys
 from ctypes.util import find_library
-from functools import cache
 
 import numpy as np
 
@@ -30,12 +29,15 @@ def gl_backend(
     if not usable: raise ConfigError(f"no OpenGL to draw with{f': MUJOCO_GL is {wish!r}, and its library is not installed' if wish else ': neither EGL nor OSMesa is installed'}. {REMEDY}")
     return usable[0]
 
-# %% ../../nbs/rollouts/28_offscreen.ipynb #1d053bb4
-@cache
+# %% ../../nbs/rollouts/28_offscreen.ipynb #bd4c691d
+_of_thread = threading.local()
+
+
 def gl_context(
 ):
-    "The process's OpenGL context, made current; `ConfigError` if the driver gives none."
+    "The thread's OpenGL context, made current; `ConfigError` if the driver gives none. A context is current in one thread only, so each has its own."
     import atexit, importlib
+    if hasattr(_of_thread, "context"): return _of_thread.context
     os.environ.setdefault("LP_NUM_THREADS", "1")       # Mesa's software driver: one clip per core is faster than one clip on all of them
     backend = gl_backend()
     try:
@@ -44,6 +46,7 @@ def gl_context(
         context.make_current()
     except Exception as e: raise ConfigError(f"OpenGL by {backend} does not work here ({type(e).__name__}: {' '.join(str(e).split())[:200]}). {REMEDY}") from None
     atexit.register(context.free)
+    _of_thread.context = context
     return context
 
 # %% ../../nbs/rollouts/28_offscreen.ipynb #0a71b99e
