@@ -48,6 +48,8 @@ CELLS = ["import sys\nprint('first', clip)\nprint('second')", "print('warning', 
 
 
 def test_both_engines_give_the_same_notebook(tmp_path):
+    import matplotlib.pyplot as plt
+    plt.close("all")                                                        # figures that other tests have left open would be drawn on
     nb, cwd = notebook(tmp_path/"nb.ipynb", *CELLS), os.getcwd()
     fast = outputs(execute(nb, tmp_path/"fast.ipynb", {"clip": "run"}))
     import matplotlib
