@@ -35,7 +35,7 @@ def summary_markdown(summary:dict)->str:
     "Table and notes."
     return "\n".join(["# Success over all shards", "", "Motions tracked to their end; *from* and *to* are Wilson's 95 % interval.", "", summary_table(summary).markdown(), *([""] + [f"- {n}" for n in summary["notes"]] if summary["notes"] else []), ""])
 
-# %% ../../nbs/rollouts/06_summary_files.ipynb #49eea90c
+# %% ../../nbs/rollouts/06_summary_files.ipynb #62e8a032
 def plot_summary(
     summary:dict,
     ax=None,  # matplotlib axes
@@ -47,6 +47,7 @@ def plot_summary(
     if told := [(r["step"], r["logged"]) for r in rows if r["logged"] is not None]: ax.plot(*zip(*told), "D", ms=4, mfc="white", color=LINES[1], label="the training's own figure")
     ax.margins(x=0.08)
     ax.set_xlabel("step", fontsize=8, color=INK)
+    if len(steps) <= 8: ax.set_xticks(steps)
     return key(tidy(ax, "success rate"))
 
 
