@@ -2,10 +2,15 @@
 import json
 import pickle
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from motionbench.cli import main
 from motionbench.core.gait import bundled_clips
@@ -96,6 +101,28 @@ def test_resume_needs_no_more_than_the_folder_and_ends_in_the_same_weights(cli, 
     assert json.loads(Path("half/training.json").read_text()) == json.loads((trained/"training.json").read_text())        # what was refused left no trace
 
 
+def run_until(iteration, sent, out, *words):
+    "The command in a process of its own, which gets a signal once its log has the iteration: its exit code."
+    code = "import sys; from motionbench.cli import main; sys.exit(main(sys.argv[1:]))"
+    process, log = subprocess.Popen([sys.executable, "-c", code, "vqvae", "train", *map(str, words), "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), Path(out)/"log.jsonl"
+    while process.poll() is None and not (log.is_file() and any(row.startswith(f'{{"iter": {iteration},') for row in log.read_text().splitlines())): time.sleep(0.01)
+    process.send_signal(sent)
+    return process.wait(60)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_training_that_was_killed_goes_on_with_resume(cli, clips):
+    words, at = (clips, *TINY[:6], "total_iter=400", "print_iter=10", "val_every=50", "save_every=20", "warmup_iter=2"), np.random.default_rng().integers(3, 14, 2)*10
+    assert cli("train", *words, "--out", "whole")[0] == 0
+    assert run_until(at[0], signal.SIGKILL, "parts", *words) == -signal.SIGKILL and run_until(at[0] + at[1], signal.SIGINT, "parts", "--resume") == 130
+    assert not Path("parts/report.html").exists()                                                                                              # neither came to its end
+    code, out, err = cli("train", "--out", "parts", "--resume", "--json")
+    assert code == 0 and json.loads(out)["iterations"] == 400, err
+    a, b = (torch.load(f"{out}/state.pt", weights_only=True) for out in ("whole", "parts"))
+    assert all(torch.equal(a["model"][k], b["model"][k]) for k in a["model"]), f"interrupted at {at}"
+    assert Path("whole/tokenizer.safetensors").read_bytes() == Path("parts/tokenizer.safetensors").read_bytes()
+
+
 def test_the_guides_command_line(cli, motions):
     write_motionvqvae(concatenate([m for m in motions.values()], boundaries=True), "motion.npy")
     Path("configs").mkdir()
@@ -144,6 +171,7 @@ def test_a_clip_that_fails_is_named_and_the_others_go_on(cli, clips, trained, mo
     assert code == 0 and read_tokens("tokens/fast.npz").fps == 30
     code, out, err = cli("report", trained/"tokenizer.safetensors", "mixed", "--include", "walk*,fast*,broken*", "--json")
     assert code == 1 and [c["clip"] for c in json.loads(out)["clips"]] == ["walk"] and len(json.loads(out)["failed"]) == 2
+    assert any(row["error"].startswith("fast: the clip has 50 fps, the tokenizer 30") for row in json.loads(out)["failed"])                  # named once
     Path("mixed/fast.npz").unlink()
     code, out, err = cli("train", "mixed", "--out", "mixed/out", *TINY[:7], "total_iter=2")
     assert code == 1 and "on 3 clips of 3 motions" in out and "failed mixed/broken.npz" in err
@@ -203,6 +231,8 @@ def test_bad_input_of_a_training_is_one_line(cli, clips, motions, biped):
     refused(cli("train", "empty"), "no robot motion here")
     refused(cli("train", "no_such_folder"), "no such file or folder")
     refused(cli("train", clips, "--set", "nb_code=0"), "nb_code is 0")
+    Path("bad.yaml").write_text("agent:\n  config:\n    nb_code: 0\n")
+    refused(cli("train", clips, "--config", "bad.yaml"), "bad.yaml: nb_code is 0: input should be greater than or equal to 2")
     refused(cli("train", clips, "--set", "nb_codes=64"), "unknown key nb_codes, did you mean nb_code?")
     refused(cli("train", clips, "--set", "seed"), "write KEY=VALUE")
     refused(cli("train", clips, "--config", "no.yaml"), "no.yaml")
@@ -218,7 +248,7 @@ def test_bad_input_of_a_training_is_one_line(cli, clips, motions, biped):
     table = np.load("run.npy")
     table[7, 12] = np.nan
     np.save("nan.npy", table)
-    refused(cli("train", "nan.npy", "--robot", "biped", *TINY), "nan.npy")
+    refused(cli("train", "nan.npy", "--robot", "biped", *TINY), "nan.npy: table is nan at frame 7, entry (12,)")
     write_npz(bundled_clips()["walk"], "human.npz")
     refused(cli("train", "human.npz", *TINY), "human motion")
     assert not Path("vqvae_training").exists()                                                                                               # nothing was begun
@@ -227,15 +257,24 @@ def test_bad_input_of_a_training_is_one_line(cli, clips, motions, biped):
 def test_bad_tokenizers_and_tokens_are_one_line(cli, clips, trained, tokens, motions):
     Path("last.ckpt").write_bytes(pickle.dumps({"model": [1]}))
     refused(cli("encode", "last.ckpt", clips, "--out", "x"), "is a pickle")
+    torch.save({"model": torch.zeros(2)}, "renamed.safetensors")
+    refused(cli("decode", "renamed.safetensors", tokens, "--out", "x"), "is a pickle, as torch.save writes it", "Train again with motionbench vqvae train")
     refused(cli("report", "gone.safetensors", clips), "no such file")
-    refused(cli("decode", clips/"walk.npz", tokens, "--out", "x"), "walk.npz")
+    refused(cli("decode", clips/"walk.npz", tokens, "--out", "x"), "walk.npz: is no tokenizer")
+    Path("empty").mkdir()
+    refused(cli("encode", trained/"tokenizer.safetensors", "empty", "--out", "x"), "empty: no robot motion here")
+    refused(cli("decode", trained/"tokenizer.safetensors", "empty", "--out", "x"), "empty: holds no token file. motionbench vqvae encode makes them")
+    arrays = dict(np.load(clips/"walk.npz"))
+    arrays["dof_pos"][3, 2] = np.nan
+    np.savez("nan.npz", **arrays)
+    refused(cli("encode", trained/"tokenizer.safetensors", "nan.npz", "--out", "x"), "nan.npz: dof_pos is nan at frame 3")
     refused(cli("decode", trained/"tokenizer.safetensors", clips/"walk.npz", "--out", "x"), "walk.npz")
     refused(cli("decode", trained/"tokenizer.safetensors", trained, "--out", "x"), "holds no token file")
     write_npz(retarget(bundled_clips()["wave"], load_robot("unitree_g1"), fps=30), "g1.npz")
-    refused(cli("encode", trained/"tokenizer.safetensors", "g1.npz", "--out", "x"), "joints are not those of the tokenizer")
-    refused(cli("report", trained/"tokenizer.safetensors", "g1.npz"), "joints are not those of the tokenizer")
+    for command in (("encode", "--out", "x"), ("report",)):
+        refused(cli(command[0], trained/"tokenizer.safetensors", "g1.npz", *command[1:]), "g1: the clip's joints are not those of the tokenizer (biped): missing waist_yaw", "and 3 more", "give clips of biped, or train one for unitree_g1")
     write_npz(motions["walk"].resample(50), "fast.npz")
-    refused(cli("encode", trained/"tokenizer.safetensors", "fast.npz", "--out", "x"), "50 fps", "--resample")
+    refused(cli("encode", trained/"tokenizer.safetensors", "fast.npz", "--out", "x"), "fast: the clip has 50 fps, the tokenizer 30", "--resample")
     assert cli("train", clips, "--out", "other", *TINY[:7], "total_iter=2")[0] == 0
     refused(cli("decode", "other/tokenizer.safetensors", tokens/"walk.npz", "--out", "x"), "these tokens are of the tokenizer")
     refused(cli("generate", "other/tokenizer.safetensors", tokens, "--out", "x.npz"), "these tokens are of the tokenizer")

@@ -21,31 +21,12 @@ from motionbench.io.phc import G1_23, write_phc
 from motionbench.retarget.clip import retarget
 from motionbench.vqvae.clips import clips_in, read_clips
 from motionbench.vqvae.config import ConfigLoader, VqvaeConfig, load_config
-from motionbench.vqvae.data import VqvaeData, Windows, make_data, read_data, split, statistics
+from motionbench.vqvae.data import VqvaeData, Windows, make_data, read_data, split, statistics, units
 from motionbench.vqvae.features import LAYOUTS, Layout, layout_of, motion_features, motion_of_features
+from motionbench.vqvae.geometry import joint_reach
 
 DATA = Path(os.environ.get("MOTIONBENCH_TEST_DATA", Path(__file__).parents[1]/"../shared/data"))/"robot_motion"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no robot motion at {DATA}; set MOTIONBENCH_TEST_DATA")
-GUIDE = """
-agent:
-  config:
-    # Training parameters
-    batch_size: 256
-    window_size: 32
-    total_iter: 10000
-    lr: 2e-4
-
-    # Model parameters
-    code_dim: 512
-    nb_code: 512
-    num_joints: 24
-
-    # Data processing
-    prefer_expmap: false
-    apply_sim_to_real_map: false
-    real_dof: null
-    sim_to_real_idx: null
-"""
 few = settings(max_examples=15, deadline=None)
 seeds = st.integers(0, 10**6)
 layouts = st.sampled_from([(name, expmap) for name in LAYOUTS for expmap in (False, True)])
@@ -84,9 +65,9 @@ plain = dict(mean=np.zeros(2), std=np.ones(2))
 
 # settings
 
-def test_the_guides_file_is_read_as_printed(tmp_path):
-    (tmp_path/"agent.yaml").write_text(GUIDE)
-    assert yaml.safe_load(GUIDE)["agent"]["config"]["lr"] == "2e-4"          # what PyYAML makes of it
+def test_the_guides_file_is_read_as_printed(guide_yaml, tmp_path):
+    (tmp_path/"agent.yaml").write_text(guide_yaml)
+    assert yaml.safe_load(guide_yaml)["agent"]["config"]["lr"] == "2e-4"          # what PyYAML makes of it
     config = load_config(tmp_path/"agent.yaml")
     assert (config.lr, config.window_size, config.total_iter, config.code_dim, config.num_joints, config.prefer_expmap) == (2e-4, 32, 10000, 512, 24, False)
     settings = ConfigLoader(tmp_path/"agent.yaml").to_dict()
@@ -438,6 +419,36 @@ def test_normalised_columns(biped, clips):
     assert (statistics(still)[1][still.layout.slices["dof_pos"]] == 1).all() and np.isfinite(Windows(still, 64).x.numpy()).all()
     steps = statistics(make_data({"a": clips["walk"]}, load_config(layout="robot50")))[1][:4]
     assert (steps < 0.05).all()                                          # steps are small, and yet no constants
+
+
+@pytest.mark.parametrize("layout", ["motion", "robot50"])
+def test_units_are_standard_deviations_over_weights(biped, clips, layout):
+    data = make_data(clips, load_config(layout=layout), biped, resample=True)
+    std, of = statistics(data)[1], lambda **c: units(data, load_config(layout=layout, **c))
+    assert np.allclose(of(weight_root=1, weight_dof_vel=1), std)
+    ratio, root = std/of(weight_root=4, weight_dof_vel=0.5), dict(motion=3, robot50=4)[layout]
+    assert np.allclose(ratio[:root], 4) and np.allclose(ratio[data.layout.slices["dof_vel"]], 0.5) and np.allclose(np.delete(ratio, [*range(root), *range(data.layout.dim - 10, data.layout.dim)]), 1)
+
+
+def test_by_reach_a_unit_of_every_angle_moves_the_bodies_as_far(biped, clips):
+    "Whatever the order of the joints."
+    reach = dict(zip(biped.joint_names, joint_reach(biped, np.concatenate([clips[n].dof_pos[::7] for n in clips]))))
+    turned = {n: replace(m, joint_names=m.joint_names[::-1], dof_pos=m.dof_pos[:, ::-1]) for n, m in clips.items()}
+    moved = []
+    for some in (clips, turned):
+        data = make_data(some, load_config(), biped, resample=True)
+        unit = dict(zip(data.layout.joint_names, units(data, load_config(), biped)[data.layout.slices["dof_pos"]]))
+        moved.append([unit[n]*reach[n] for n in biped.joint_names])
+    assert np.ptp(moved[0])/np.mean(moved[0]) < 0.1 and np.allclose(*moved, rtol=0.01)
+
+
+def test_by_reach_needs_a_robot_that_has_the_joints(biped, clips):
+    data = make_data(clips, load_config(), resample=True)
+    assert np.array_equal(units(data, load_config()), units(data, load_config(by_reach=False), biped))
+    with pytest.raises(ConfigError, match="name it with --robot"): units(data, load_config(by_reach=True))
+    with pytest.raises(ConfigError, match="unitree_g1 lacks"): units(data, load_config(by_reach=True), load_robot("unitree_g1"))
+    human = make_data({"a": bundled_clips()["walk"]}, load_config(layout="smpl364"))
+    with pytest.raises(ConfigError, match="smpl364 does not have"): units(human, load_config(layout="smpl364", by_reach=True), biped)
 
 
 def test_the_end_of_a_single_motion_is_held_out(biped):

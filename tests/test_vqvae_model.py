@@ -20,7 +20,7 @@ KINDS = ("ema", "ema_reset", "orig", "reset", "fsq", "rvq", "multihead")
 
 def small(kind="ema_reset", **more):
     "A small configuration."
-    return VqvaeConfig(**{**dict(quantizer=kind, width=16, code_dim=8, nb_code=16, num_quantizers=3, heads=4, levels=(5, 4, 3), window_size=32), **more})
+    return VqvaeConfig(**{**dict(quantizer=kind, width=16, code_dim=8, nb_code=16, num_quantizers=3, heads=4, levels=(5, 4, 3), window_size=32, batch_size=8), **more})
 
 
 def noise(*shape, seed=0): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
@@ -223,7 +223,7 @@ def test_beta_weighs_the_encoders_side(kind):
 
 def test_unused_rows_are_replaced_by_latents_from_all_over_the_batch():
     torch.manual_seed(0)
-    quantizer, z = make_quantizer(small(nb_code=512)), noise(20, 100, 8)
+    quantizer, z = make_quantizer(small(nb_code=512, batch_size=256)), noise(20, 100, 8)
     quantizer(z)
     distance, row = torch.cdist(quantizer.net._codebook.embed[0], z.flatten(0, 1), compute_mode="donot_use_mm_for_euclid_dist").min(1)
     replaced = row[distance == 0]

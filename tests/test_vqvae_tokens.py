@@ -1,21 +1,29 @@
 "Tokens on disk and in numbers, the coder without a network, and the errors of a reconstruction against a plain loop."
 import json
+import os
 from dataclasses import replace
 
 import mujoco
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings, strategies as st
 from scipy.spatial.transform import Rotation
 
 from motionbench.audit.audit import measure
 from motionbench.core.errors import ConfigError, InvalidMotion, MotionFormatError
-from motionbench.core.gait import bundled_clips
+from motionbench.core.gait import bundled_clips, walk
 from motionbench.core.motion import Motion, concatenate
 from motionbench.core.robot import load_robot
-from motionbench.retarget.clip import retarget_many
-from motionbench.vqvae.baselines import DEGREES, MOST_BITS, SPACINGS, PcaKeyframes, allot_bits, fit_keyframes, interpolated, joint_reach, quantiser_tables
+from motionbench.retarget.clip import retarget, retarget_many
+from motionbench.vqvae.baselines import DEGREES, MOST_BITS, SPACINGS, PcaKeyframes, allot_bits, fit_keyframes, interpolated, quantiser_tables
+from motionbench.vqvae.checkpoint import Tokenizer, load_tokenizer, save_tokenizer
+from motionbench.vqvae.config import load_config
+from motionbench.vqvae.features import layout_of, motion_features
+from motionbench.vqvae.follow import follow_path, path_of
+from motionbench.vqvae.geometry import joint_reach
 from motionbench.vqvae.metrics import mean_errors, motion_errors
+from motionbench.vqvae.model import MotionVQVAE
 from motionbench.vqvae.tokens import Tokens, bigram_model, held_out_bits, nearest_sequences, read_tokens, sample_tokens, token_statistics, write_tokens
 
 
@@ -49,6 +57,48 @@ def some_clips(draw):
     books = draw(st.lists(st.integers(1, 40), min_size=1, max_size=3))
     rng = np.random.default_rng(draw(st.integers(0, 999)))
     return [sequence(rng.integers(0, books, (n, len(books))), books) for n in draw(st.lists(st.integers(1, 30), min_size=1, max_size=7))]
+
+
+# ---- codes that follow the path
+
+class Rounding:
+    "A coder that rounds the mean of every four frames to steps, and adds a bias to what it decodes."
+    def __init__(self, step, bias=0): self.step, self.bias = step, bias
+
+    def encode(self, x): return np.round(np.stack([x[i:i + 4].mean(0) for i in range(0, len(x), 4)])/self.step).astype(int)
+
+    def decode(self, codes, frames): return np.repeat(codes*self.step, 4, axis=0)[:frames] + self.bias
+
+
+def farthest(a, b, layout): return np.linalg.norm(path_of(a, layout) - path_of(b, layout), axis=1).max()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(0.3, 1.2), st.floats(-0.8, 0.8), st.floats(0.1, 0.5), st.integers(5, 200))
+def test_followed_codes_are_never_farther_from_the_path(speed, rate, step, frames):
+    layout = layout_of("motion", ("hip", "knee"), "leg", 30)
+    x, sway = np.zeros((frames, layout.dim), np.float32), np.sin(np.arange(frames)/3)
+    x[:, layout.slices["root_velocity"]], x[:, layout.slices["yaw_rate"]] = np.stack([speed + 0.2*sway, 0.2*sway], 1), rate + 0.2*sway[:, None]
+    coder, before = Rounding(step), x.copy()
+    plain, followed = (farthest(x, coder.decode(c, frames), layout) for c in (coder.encode(x), follow_path(x, layout, coder.encode, coder.decode)))
+    assert followed <= plain and np.array_equal(x, before)
+    if frames >= 120: assert followed < max(0.5*plain, 0.05*speed*frames/30)
+
+
+def test_codes_that_are_near_enough_stay():
+    layout = layout_of("motion", ("hip", "knee"), "leg", 30)
+    x = np.random.default_rng(0).normal(size=(90, layout.dim)).astype(np.float32)
+    coder, asked = Rounding(1e-4), []
+    decode = lambda codes, n: (asked.append(n), x)[1]
+    assert np.array_equal(follow_path(x, layout, coder.encode, decode), coder.encode(x)) and asked == [90]
+
+
+def test_a_bias_of_the_decoder_is_leant_against(tokenizer_file):
+    t = load_tokenizer(tokenizer_file)
+    clip = retarget(walk(0.9, 4.0), load_robot("biped"), fps=t.layout.fps)
+    x = motion_features(clip, t.layout)
+    plain, followed = (t.features(t.encode(clip, follow=f).codes, len(x)) for f in (False, True))
+    assert farthest(x, followed, t.layout) <= farthest(x, plain, t.layout)
 
 
 # ---- tokens
@@ -185,6 +235,92 @@ def test_nearest_sequence_of_a_part_is_its_clip(clips, data):
     found = nearest_sequences(query, clips, n=99)
     assert found[0]["distance"] == 0 and len(found) == sum(len(t) >= len(query) for t in clips)
     for r in found: assert r["distance"] == pytest.approx(min((t.codes[j:j + len(query)] != query.codes).mean() for t in [clips[r["clip"]]] for j in range(len(t) - len(query) + 1)))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 500), st.floats(1, 240))
+def test_tokens_last_as_long_as_the_motion_they_are_of(frames, fps):
+    tokens = Tokens(np.zeros((-(-frames//4), 1), int), (8,), frames, fps, 4)
+    motion = Motion(fps, np.zeros((frames, 3)), np.tile([1., 0, 0, 0], (frames, 1)), np.zeros((frames, 1)), ("a",), "x")
+    assert tokens.duration == motion.duration and f"{motion.duration:.2f} s" in repr(tokens)
+    assert token_statistics([tokens, tokens])["seconds"] == pytest.approx(2*motion.duration)
+
+
+# ---- the file of a tokenizer
+
+@pytest.fixture(scope="module")
+def tokenizer_file(biped, tmp_path_factory):
+    "A small untrained tokenizer."
+    layout, config = layout_of("motion", biped.joint_names, "biped", 30), load_config(width=8, code_dim=8, nb_code=16, depth=1)
+    return save_tokenizer(tmp_path_factory.mktemp("file")/"t.safetensors", Tokenizer(MotionVQVAE(layout.dim, config).eval(), torch.zeros(layout.dim), torch.ones(layout.dim), layout, config))
+
+
+def tampered(file, path, change):
+    "A copy whose metadata went through `change`; the tensors are as they were."
+    data = file.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:8 + size])
+    about = json.loads(header["__metadata__"]["motionbench-vqvae"])
+    change(about)
+    header["__metadata__"]["motionbench-vqvae"] = json.dumps(about)
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size:])
+    return path
+
+
+def swapped(names, i, j):
+    names[i], names[j] = names[j], names[i]
+
+
+TAMPERED = {
+    "the layout motion of 8 joints has 23 columns, the file 25": lambda a: a["layout"]["joint_names"].pop(),
+    "the layout robot50 of 9 joints has 22 columns, the file 25": lambda a: a["layout"].update(name="robot50"),
+    "layout is 'nonsense', expected motion, robot50, smpl364": lambda a: a["layout"].update(name="nonsense"),
+    "column 8 is dof_pos:left_hip_pitch, where the layout motion of these joints has dof_pos:left_hip_roll": lambda a: swapped(a["layout"]["joint_names"], 1, 2),
+    "column 0 is root_velocity:left, where the layout motion of these joints has root_velocity:forward": lambda a: swapped(a["layout"]["columns"], 0, 1),
+    "the layout motion of 9 joints has 25 columns, the file 24": lambda a: a["layout"]["columns"].pop(),
+    "the layout names the joint left_hip_pitch more than once": lambda a: a["layout"]["joint_names"].__setitem__(0, "left_hip_pitch"),
+    "the layout's robot is '', expected a name": lambda a: a["layout"].update(robot=""),
+    "the layout's robot is 7, expected a name": lambda a: a["layout"].update(robot=7),
+    "the layout's fps is 0.0, expected a positive number": lambda a: a["layout"].update(fps=0),
+    "the layout's fps is nan, expected a positive number": lambda a: a["layout"].update(fps=float("nan")),
+    "is no tokenizer of motionbench (TypeError": lambda a: a["layout"].update(columns=7),
+    "is no tokenizer of motionbench (ValueError: could not convert string to float": lambda a: a["layout"].update(fps="fast"),
+    "is no tokenizer of motionbench (KeyError: 'layout')": lambda a: a.pop("layout"),
+    "is no tokenizer of motionbench (ValidationError": lambda a: a["config"].update(nb_code=0),
+    "is no tokenizer of motionbench (RuntimeError: Error(s) in loading state_dict": lambda a: a["config"].update(width=16),
+    "is no tokenizer of motionbench (TypeError: 'int' object": lambda a: a.update(metrics=3),
+}
+
+
+@pytest.mark.parametrize("says", TAMPERED)
+def test_a_tampered_tokenizer_is_one_clear_error(tokenizer_file, tmp_path, says):
+    path = tampered(tokenizer_file, tmp_path/"t.safetensors", TAMPERED[says])
+    with pytest.raises(MotionFormatError) as e: load_tokenizer(path)
+    assert str(e.value).startswith(f"{path}: {says}") and "motionbench vqvae train" in e.value.remedy and "\n" not in str(e.value)
+
+
+def test_a_tokenizer_that_was_only_copied_is_the_same(tokenizer_file, tmp_path):
+    again = load_tokenizer(tampered(tokenizer_file, tmp_path/"t.safetensors", lambda a: None))
+    assert again.digest == load_tokenizer(tokenizer_file).digest and tokenizer_file.stat().st_mode & 0o777 == 0o666 & ~current_umask()
+
+
+def current_umask():
+    "The permissions that new files do not get."
+    os.umask(mask := os.umask(0))
+    return mask
+
+
+def test_no_changed_byte_of_the_metadata_is_more_than_an_error(tokenizer_file, tmp_path):
+    data, rng, refused = bytearray(tokenizer_file.read_bytes()), np.random.default_rng(0), 0
+    first, last = data.index(b"layout"), data.index(b"config")
+    for at in rng.integers(first, last, 60):
+        changed = data.copy()
+        changed[at] = rng.integers(256)
+        (tmp_path/"t.safetensors").write_bytes(changed)
+        try: load_tokenizer(tmp_path/"t.safetensors")
+        except MotionFormatError: refused += 1
+    assert refused > 50
 
 
 # ---- baselines

@@ -19,7 +19,7 @@ from motionbench.retarget.clip import retarget
 from motionbench.vqvae.agent import MVQVAEAgent
 from motionbench.vqvae.checkpoint import Tokenizer, load_tokenizer, save_tokenizer
 from motionbench.vqvae.config import ConfigLoader, load_config
-from motionbench.vqvae.data import make_data, split, statistics
+from motionbench.vqvae.data import make_data, split, statistics, units
 from motionbench.vqvae.losses import reconstruction_loss, velocity_loss
 from motionbench.vqvae.train import body_loss, held_out_error, learning_rate, load_state, seeded, train_vqvae
 from motionbench.vqvae.trackers import JsonlLog, Tracker, read_log
@@ -46,7 +46,7 @@ def trained(data, tmp_path_factory): return train_vqvae(data, load_config(**SMAL
 def test_clips_that_are_held_out_are_not_learnt_from(data, trained):
     train, held = split(data, 0.15, 0)
     assert trained.held_out == held.names and len(held.names) == 1 and not {*held.names} & {*train.names}
-    mean, std = statistics(train)
+    mean, std = statistics(train)[0], units(train, trained.tokenizer.config)
     assert np.array_equal(trained.tokenizer.mean.numpy(), mean) and np.array_equal(trained.tokenizer.std.numpy(), std)      # nor do they colour the statistics
 
 
@@ -113,6 +113,11 @@ def test_a_state_cannot_run_code(tmp_path):
     torch.save({"format": "motionbench-vqvae-state", "x": Evil()}, tmp_path/"state.pt")
     with pytest.raises(MotionFormatError, match="is no state of a training"): load_state(tmp_path/"state.pt", load_config(**SMALL), "")
     assert not (tmp_path/"owned").exists()
+
+
+def test_resume_refuses_columns_in_other_units(data, biped, tmp_path):
+    train_vqvae(data, load_config(**SMALL), tmp_path/"out", stop=lambda i: i == 12)
+    with pytest.raises(ConfigError, match="weighed otherwise"): train_vqvae(data, load_config(**SMALL), tmp_path/"out", resume=True, robot=biped)
 
 
 def test_early_stopping(data):
@@ -186,37 +191,15 @@ def test_a_later_version_is_refused(trained, tmp_path):
 
 # The guide
 
-YAML = """
-agent:
-  config:
-    # Training parameters
-    batch_size: 256
-    window_size: 32
-    total_iter: 10000
-    lr: 2e-4
-
-    # Model parameters
-    code_dim: 512
-    nb_code: 512
-    num_joints: 24
-
-    # Data processing
-    prefer_expmap: false
-    apply_sim_to_real_map: false
-    real_dof: null
-    sim_to_real_idx: null
-"""
-
-
-def test_the_guides_usage(clips, tmp_path, monkeypatch):
+def test_the_guides_usage(guide_yaml, clips, tmp_path, monkeypatch):
     "Its YAML as printed but for the number of iterations and the width, on a file in its format, without a robot."
     from motionbench.core.motion import concatenate
     monkeypatch.chdir(tmp_path)
     Path("configs").mkdir()
-    Path("configs/agent.yaml").write_text(YAML)
+    Path("configs/agent.yaml").write_text(guide_yaml)
     whole = ConfigLoader("configs/agent.yaml").to_dict()
     assert load_config(whole).lr == 2e-4 and load_config(whole).code_dim == 512
-    Path("configs/agent.yaml").write_text(YAML.replace("total_iter: 10000", "total_iter: 20").replace("batch_size: 256", "batch_size: 8\n    width: 16\n    val_every: 10").replace("code_dim: 512", "code_dim: 8"))
+    Path("configs/agent.yaml").write_text(guide_yaml.replace("total_iter: 10000", "total_iter: 20").replace("batch_size: 256", "batch_size: 8\n    width: 16\n    val_every: 10").replace("code_dim: 512", "code_dim: 8"))
     write_motionvqvae(concatenate([clips["walk"], clips["turn"]], boundaries=True), "motion.npy")
     config_loader = ConfigLoader('configs/agent.yaml')
     config = config_loader.to_dict()

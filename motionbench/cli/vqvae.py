@@ -17,7 +17,7 @@ from .vqvae_clips import find_clips, find_tokens, finish, reading_flags, report_
 from .vqvae_train import add_vqvae_train
 from ..core.errors import ConfigError, MotionbenchError
 
-# %% ../../nbs/cli/10_vqvae.ipynb #004a37a5
+# %% ../../nbs/cli/10_vqvae.ipynb #5db4acd0
 def add_vqvae_report(commands):
     "The parser of `motionbench vqvae report`."
     p = commands.add_parser("report", help="what a tokenizer makes of clips: errors of joints, bodies and root, use of the codes",
@@ -34,14 +34,14 @@ def command_vqvae_report(args)->int:
     from motionbench.vqvae.report import codes_table, in_words, report_dict, report_table
     from motionbench.vqvae.trackers import read_log
     tokenizer, log = load_tokenizer(args.tokenizer), Path(args.tokenizer).with_name("log.jsonl")
-    found = find_clips(args.source, args.out or ".motionbench", args.include, robot_of(args, tokenizer), tokenizer.layout.fps)
+    found = find_clips(args.source, args.out or ".motionbench", args.include, robot_of(args.robot, tokenizer.layout), tokenizer.layout.fps)
     made = report_of(args, tokenizer, found.clips.items(), log=read_log(log) if log.is_file() else None, fail=found.fail)
     if made is None: raise ConfigError(f"no clip could be reported on; {found.failed[0]['error']}")
     files = write_report(made, args.out) if args.out else []
     text = "\n".join([report_table(made).text(), "", codes_table(made).text(), "", in_words(made), *map(str, files)])
     return finish(args, report_dict(made) | {"files": [str(f) for f in files]}, text, found.failed, found.skipped)
 
-# %% ../../nbs/cli/10_vqvae.ipynb #fd4a36ce
+# %% ../../nbs/cli/10_vqvae.ipynb #b2d38e0f
 def add_vqvae_encode(commands):
     "The parser of `motionbench vqvae encode`."
     p = commands.add_parser("encode", help="robot motion to tokens: a file or a folder",
@@ -57,7 +57,7 @@ def command_vqvae_encode(args)->int:
     from motionbench.vqvae.checkpoint import load_tokenizer
     from motionbench.vqvae.tokens import write_tokens
     tokenizer = load_tokenizer(args.tokenizer)
-    robot, out = robot_of(args, tokenizer), Path(args.out).expanduser()
+    robot, out = robot_of(args.robot, tokenizer.layout), Path(args.out).expanduser()
     found, rows = find_clips(args.source, out, args.include, robot, tokenizer.layout.fps), []
     inputs = {f.resolve() for f in found.files.values()}
     for name, motion in found.clips.items():
@@ -70,7 +70,7 @@ def command_vqvae_encode(args)->int:
         else: rows.append(dict(clip=name, file=str(found.files[name]), out=str(path), frames=tokens.frames, tokens=len(tokens), bits_per_second=tokens.bits_per_second, says=str(tokens)))
     return finish(args, {"tokenizer": tokenizer.digest, "clips": rows}, "\n".join(f"{r['out']}: {r['says']}" for r in rows) or "no clip was encoded", found.failed, found.skipped)
 
-# %% ../../nbs/cli/10_vqvae.ipynb #49cd2b2d
+# %% ../../nbs/cli/10_vqvae.ipynb #a2c6eefd
 def add_vqvae_decode(commands):
     "The parser of `motionbench vqvae decode`."
     p = commands.add_parser("decode", help="tokens back to robot motion: a file or a folder", description="A motion for each token file, in the order of the folder that is read.")
@@ -94,7 +94,7 @@ def command_vqvae_decode(args)->int:
     from motionbench.vqvae.checkpoint import load_tokenizer
     tokenizer, format, suffix = load_tokenizer(args.tokenizer), writable(args.to), suffix_of(args.to)
     found, out, rows, motions = find_tokens(args.source), Path(args.out).expanduser(), [], []
-    robot, inputs = robot_of(args, tokenizer), {f.resolve() for f in found.files.values()}
+    robot, inputs = robot_of(args.robot, tokenizer.layout), {f.resolve() for f in found.files.values()}
     for name, tokens in found.clips.items():
         path, lost = out/f"{name}{suffix}" if suffix else out, ()
         if path.resolve() in inputs: raise ConfigError(f"{path}: the motion would overwrite its tokens; name another folder with --out")
@@ -107,7 +107,7 @@ def command_vqvae_decode(args)->int:
     text = "\n".join(f"{r['out']}: {r['frames']} frames at {r['fps']:g} fps" + (f"; left out: {', '.join(r['lost'])}" if r["lost"] else "") for r in rows)
     return finish(args, {"tokenizer": tokenizer.digest, "clips": rows}, text or "no clip was decoded", found.failed, found.skipped)
 
-# %% ../../nbs/cli/10_vqvae.ipynb #e9554c52
+# %% ../../nbs/cli/10_vqvae.ipynb #0300944b
 def add_vqvae_generate(commands):
     "The parser of `motionbench vqvae generate`."
     p = commands.add_parser("generate", help="a random motion from which token follows which: a seed for generators, not a generator",
@@ -142,7 +142,7 @@ def command_vqvae_generate(args)->int:
     if out.resolve() in {f.resolve() for f in found.files.values()}: raise ConfigError(f"{out}: the motion would overwrite tokens; name another file")
     frames = max(2, round(args.seconds*tokenizer.layout.fps) + 1)
     tokens = replace(sample_tokens(bigram_model(list(found.clips.values())), math.ceil(frames/tokenizer.ratio), args.seed), frames=frames)
-    lost = write_as(tokenizer.decode(tokens), out, args.to, out, robot=robot_of(args, tokenizer))
+    lost = write_as(tokenizer.decode(tokens), out, args.to, out, robot=robot_of(args.robot, tokenizer.layout))
     value = dict(out=str(out), frames=frames, fps=tokens.fps, tokens=len(tokens), seed=args.seed, learnt_from=list(found.clips), lost=list(lost))
     return finish(args, value, f"{out}: {frames} frames at {tokens.fps:g} fps, {len(tokens)} tokens drawn by which followed which in {len(found.clips)} clips, seed {args.seed}", found.failed, found.skipped)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from .parser import common, list_skipped, report
 from ..core.errors import ConfigError, MotionbenchError, MotionFormatError
 
-# %% ../../nbs/cli/11_vqvae_clips.ipynb #9b0aea10
+# %% ../../nbs/cli/11_vqvae_clips.ipynb #60e748b3
 @dataclass
 class Found:
     "What the paths hold."
@@ -26,9 +26,11 @@ class Found:
     single:bool  # one file was named
 
     def fail(self, name, error):
-        "Note that a clip failed; raise if there is but one file."
-        if self.single: raise error
-        self.failed.append({"file": str(self.files[name]), "error": f"{name}: {error}"})
+        "Note that a clip failed; raise if there is but one file. The message names the clip, or the file."
+        if self.single and isinstance(error, MotionFormatError): raise error
+        said = str(error) if str(error).startswith(f"{name}: ") else f"{name}: {error}"
+        if self.single: raise type(error)(said)
+        self.failed.append({"file": str(self.files[name]), "error": said})
 
 # %% ../../nbs/cli/11_vqvae_clips.ipynb #92aef1f5
 def find_clips(
@@ -88,7 +90,7 @@ def find_tokens(
     if not found.clips: raise MotionFormatError(folder, "holds no token file" + (f"; {found.failed[0]['error']}" if found.failed else ""), "motionbench vqvae encode makes them")
     return found
 
-# %% ../../nbs/cli/11_vqvae_clips.ipynb #f52f6922
+# %% ../../nbs/cli/11_vqvae_clips.ipynb #720aef21
 def known_robot(
     *names:str,  # names or model files; the first that is given counts
 ):
@@ -99,15 +101,13 @@ def known_robot(
 
 
 def robot_of(
-    args,  # parsed arguments
-    tokenizer,  # `Tokenizer`
+    said:str,  # name or model file, or empty
+    layout,  # `Layout` of tokenizer or data
 ):
-    "The robot that was said, else that of the tokenizer if it is on this machine, else None."
-    if args.robot: return known_robot(args.robot)
-    try: return known_robot(tokenizer.layout.robot)
+    "The robot that was said, else that of the layout if it is on this machine, else None."
+    if said: return known_robot(said)
+    try: return known_robot(layout.robot)
     except MotionbenchError: return None
-
-
 
 
 def finish(

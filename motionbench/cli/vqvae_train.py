@@ -6,12 +6,13 @@
 __all__ = ['TRAINING', 'add_vqvae_train', 'settings_of', 'asked_training', 'bundled_on', 'held_out_clips', 'command_vqvae_train',
            'training_facts']
 
-# %% ../../nbs/cli/12_vqvae_train.ipynb #118a7ba0
+# %% ../../nbs/cli/12_vqvae_train.ipynb #37b8b514
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from .parser import common
-from .vqvae_clips import find_clips, finish, known_robot, report_of, write_report
+from .vqvae_clips import find_clips, finish, known_robot, report_of, robot_of, write_report
 from ..core.errors import ConfigError, MotionbenchError
 
 # %% ../../nbs/cli/12_vqvae_train.ipynb #18c98aaa
@@ -67,16 +68,16 @@ def asked_training(
     if not sources and not asked["robot"]: raise ConfigError("name motion files or folders, or with --robot NAME alone take the bundled clips on that robot; --help tells more")
     return config, dict(sources=sources, **asked)
 
-# %% ../../nbs/cli/12_vqvae_train.ipynb #a5b95b6b
+# %% ../../nbs/cli/12_vqvae_train.ipynb #fe6c6147
 def bundled_on(
     robot:str,  # name or model file
     out,  # folder of the training
 )->list:
-    "The bundled clips on that robot at 30 fps, made in the folder unless they are there: their folder, in a list."
+    "The bundled clips on that robot at 30 fps, made in the folder unless they are there: their files."
     from motionbench.pipeline.steps import retarget_folder
     step = retarget_folder("", str(out), robot, fps=30.0)
     if step.failed: raise ConfigError(f"bundled clips on {robot}: {step.failed[0]['error']}")
-    return [str((step.out/step.rows[0]["file"]).parent.resolve())]
+    return [str((step.out/row["file"]).resolve()) for row in step.rows]
 
 
 def held_out_clips(
@@ -93,7 +94,7 @@ def held_out_clips(
     pairs = [(n, frames, motions[n]) for n, frames in zip(held.names, held.lengths) if n in motions]
     return [(n, m.cut(len(m) - frames) if frames < len(m) else m) for n, frames, m in pairs]
 
-
+# %% ../../nbs/cli/12_vqvae_train.ipynb #cd3fb1ae
 def command_vqvae_train(args)->int:
     "Train; 1 if a file of a folder failed."
     from motionbench.pipeline.cache import write_json
@@ -108,14 +109,16 @@ def command_vqvae_train(args)->int:
     if args.resume: load_state(out/STATE, config, data_digest(data))           # refuses other settings or data before anything is written
     for note in config.notes: print(note, file=sys.stderr)
     write_json(out/TRAINING, asked | {"sources": [str(Path(s).expanduser().resolve()) for s in asked["sources"]], "config": config.model_dump(mode="json")})
-    training = train_vqvae(data, config, out, args.resume, robot or (known_robot(data.layout.robot) if config.loss_fk else None))
+    training = train_vqvae(data, config, out, args.resume, robot_of(asked["robot"], data.layout))
     written, made, why = [], None, None
     try: made = report_of(args, training.tokenizer, held_out_clips(found.clips, data, config, bool(asked["resample"])), robot, training.log)
     except MotionbenchError as e: why = str(e)
-    if made: written = write_report(made, out)
+    if made:
+        made = replace(made, note="The training has not seen these clips." if training.held_out else "These clips were learnt from: nothing was held out.")
+        written = write_report(made, out)
     return finish(args, *training_facts(training, data, made, why, [out/"tokenizer.safetensors", out/"log.jsonl", *written]), found.failed, found.skipped)
 
-# %% ../../nbs/cli/12_vqvae_train.ipynb #15211021
+# %% ../../nbs/cli/12_vqvae_train.ipynb #aa8a9ed7
 def training_facts(
     training,  # `VqvaeTraining`
     data,  # `VqvaeData` it has seen
@@ -130,6 +133,6 @@ def training_facts(
     names = ", ".join(training.held_out[:6]) + (f" and {len(training.held_out) - 6} more" if len(training.held_out) > 6 else "")
     held = f"held out: {names}" if training.held_out else "nothing was held out, the report is of the clips that were learnt from"
     kept = f", the network of iteration {t.metrics['iteration']} is kept" if "iteration" in t.metrics else ""
-    text = [f"{training.folder}: {iterations} iterations on {len(data.starts)} clips of {len(set(data.sources))} motions, {len(data)/data.layout.fps:.0f} s, {len(data.layout.joint_names)} joints of {data.layout.robot}{kept}", held]
+    text = [f"{training.folder}: {iterations} iterations on {len(data.starts)} clips of {len(set(data.sources))} motions, {(len(data) - len(data.starts))/data.layout.fps:.0f} s, {len(data.layout.joint_names)} joints of {data.layout.robot}{kept}", held]
     text += [report_table(made).text(), in_words(made)] if made else [f"no report: {why}"]
     return value, "\n".join([*text, *map(str, files)])

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SPACINGS', 'DEGREES', 'BLOCKS', 'MOST_BITS', 'TAILS', 'fit_keyframes', 'between_keyframes', 'interpolated',
-           'quantiser_tables', 'allot_bits', 'PcaCoder', 'fit_candidate', 'PcaKeyframes', 'joint_reach']
+           'quantiser_tables', 'allot_bits', 'PcaCoder', 'fit_candidate', 'PcaKeyframes']
 
-# %% ../../nbs/vqvae/09_baselines.ipynb #ba14db34
+# %% ../../nbs/vqvae/09_baselines.ipynb #89882b15
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,6 @@ from scipy.interpolate import BSpline, make_lsq_spline
 from scipy.optimize import isotonic_regression
 
 from ..core.errors import ConfigError, InvalidMotion
-from ..core.kinematics import forward_kinematics
 
 # %% ../../nbs/vqvae/09_baselines.ipynb #acc3bc03
 SPACINGS = (2, 3, 4, 6, 8, 12, 16)   # frames per keyframe
@@ -185,16 +184,3 @@ class PcaKeyframes:
             found.append((sum((((coder.decode(coder.encode(x), len(x)) - x)*coder.weights)**2).sum() for x in self.clips), coder))
         if not found: raise ConfigError(f"{rate} bit/s leave no bit for a block of {max(BLOCKS)} keyframes, {max(SPACINGS)} frames apart; take a higher rate")
         return min(found, key=lambda f: f[0])[1]
-
-# %% ../../nbs/vqvae/09_baselines.ipynb #9be23c65
-def joint_reach(
-    robot,  # `Robot`
-    dof_pos:np.ndarray,  # poses `(N, J)` rad, in the robot's order; a few hundred are enough
-    least:float=0.1,  # smallest weight, as a share of the largest
-)->np.ndarray:
-    "Weights `(J,)` m/rad."
-    still, quat, tiny = np.zeros((len(dof_pos), 3)), np.tile([1., 0, 0, 0], (len(dof_pos), 1)), 1e-5
-    pos = lambda x: forward_kinematics(robot.tree, still, quat, x)[0]
-    here = pos(dof_pos)
-    reach = np.array([np.sqrt(((pos(dof_pos + tiny*one) - here)**2).sum(-1).mean())/tiny for one in np.eye(dof_pos.shape[1])])
-    return np.maximum(reach, least*reach.max())

@@ -6,7 +6,7 @@
 __all__ = ['PAGE', 'draw_losses', 'draw_progress', 'draw_codes', 'draw_joints', 'joint_pairs', 'liveliest', 'draw_curve',
            'report_figure', 'picture_bytes', 'clip_player', 'some_of', 'report_page']
 
-# %% ../../nbs/vqvae/13_pages.ipynb #d4353af5
+# %% ../../nbs/vqvae/13_pages.ipynb #ac096166
 import base64, re
 from html import escape
 from pathlib import Path
@@ -18,9 +18,9 @@ from ..io.files import atomic_path
 from ..view.clip import track, usual_tracks
 from ..view.player import complete_page, figure_html, player
 from ..view.style import INK, LINES, SIDES, figure_png, key, style, tidy
-from .report import ClipReport, Report, codes_table, in_words, joint_table, report_table
+from .report import MEANING, ClipReport, Report, codes_table, in_words, joint_table, report_table
 
-# %% ../../nbs/vqvae/13_pages.ipynb #6fe25f6c
+# %% ../../nbs/vqvae/13_pages.ipynb #4e461de4
 def draw_losses(
     ax,  # matplotlib axes
     report:Report,  # with the log of the training
@@ -45,31 +45,31 @@ def draw_progress(
     ax.plot(*rows.T, color=LINES[1], ls="-", marker="o", ms=2.6, lw=1.1)
     kept = rows[rows[:, 0] == report.tokenizer.metrics.get("iteration")]
     ax.plot(*kept.T, "o", mfc="none", mec=INK, ms=7, ls="", label="kept")
-    tidy(ax, "held-out joint error, rms [rad]").set_ylim(bottom=0)
+    tidy(ax, "held-out joint error, rms [rad]").set_ylim(0, 1.1*rows[:, 1].max())
     return _iterations(ax)
 
 
 def _iterations(ax):
     "The axis of the iterations, and a key if there are labels."
     ax.set_xlabel("iteration", fontsize=8, color=INK)
-    if ax.get_legend_handles_labels()[1]: ax.legend(fontsize=7.5, frameon=False, loc="upper right", labelcolor=INK, handlelength=1.6)
-    return ax
+    return key(ax)
 
 
 def draw_codes(
     ax,  # matplotlib axes
     report:Report,
 ):
-    "How often each code of each book occurs, in percent of the tokens, the most frequent first; axes. The horizontal line is that of equal use."
-    codes, single = np.concatenate([c.tokens.codes for c in report.clips]), len(report.tokens["books"]) == 1
-    for q, book in enumerate(report.tokens["books"]):
-        share = 100*np.sort(np.bincount(codes[:, q], minlength=book["size"]))[::-1]/len(codes)
-        ax.step(np.arange(book["size"]) + 1, share, where="mid", color=LINES[0], alpha=1 if single else 0.6, ls="-", lw=1.1)
-        if single: ax.fill_between(np.arange(book["size"]) + 1, share, step="mid", color=LINES[0], alpha=0.18, lw=0)
+    "How often each code of each book occurs, in percent of the tokens, the most frequent first, up to the last that occurs; axes. The horizontal line is that of equal use."
+    codes, books = np.concatenate([c.tokens.codes for c in report.clips]), report.tokens["books"]
+    single, most = len(books) == 1, max(b["used"] for b in books)
+    for q, book in enumerate(books):
+        share, edges = 100*np.sort(np.bincount(codes[:, q], minlength=book["size"]))[::-1][:most]/len(codes), np.arange(min(most, book["size"]) + 1) + 0.5
+        ax.stairs(share, edges, baseline=None, color=LINES[0], alpha=1 if single else 0.6, lw=1.1)
+        if single: ax.stairs(share, edges, fill=True, color=LINES[0], alpha=0.18, lw=0)
         ax.axhline(100/book["size"], color=INK, lw=0.6, ls=(0, (4, 3)))
     tidy(ax, f"use of the codes [% of {len(codes)} tokens]").set_ylim(bottom=0)
-    ax.set_xlim(1, None)
-    ax.set_xlabel("code, most frequent first", fontsize=8, color=INK)
+    ax.set_xlim(0.5, most + 0.5)
+    ax.set_xlabel(f"code, most frequent first; {most if single else 'at most %d' % most} of {max(b['size'] for b in books)} occur", fontsize=8, color=INK)
     return ax
 
 # %% ../../nbs/vqvae/13_pages.ipynb #2e9098d3
@@ -124,7 +124,7 @@ def draw_curve(
     ax.plot(clip.reference.times, clip.decoded.dof_pos[:, clip.decoded.joint_names.index(name)], color=LINES[1], lw=1.1, ls="-")
     return tidy(ax, f"{_plain(name)} [rad]", clip.reference.times)
 
-# %% ../../nbs/vqvae/13_pages.ipynb #ba3b59a7
+# %% ../../nbs/vqvae/13_pages.ipynb #3d1c1c4d
 def report_figure(
     report:Report,
 ):
@@ -144,7 +144,6 @@ def report_figure(
     return fig
 
 
-
 def picture_bytes(
     report:Report,
 )->bytes:
@@ -154,11 +153,11 @@ def picture_bytes(
     try: return figure_png(fig, 130)
     finally: plt.close(fig)
 
-# %% ../../nbs/vqvae/13_pages.ipynb #b6eccab7
+# %% ../../nbs/vqvae/13_pages.ipynb #a5253517
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
 <style>body {{ font: 15px/1.45 system-ui, sans-serif; color: #30363d; background: #fff; max-width: 1280px; margin: 2em auto; padding: 0 1em }} table {{ border-collapse: collapse; font-size: 12.5px }} td, th {{ padding-right: 0.6em !important }}
-tbody tr:nth-child(odd) {{ background: #f4f6f8 }} .wide {{ overflow-x: auto }} img {{ max-width: 100%; height: auto }} figure {{ margin: 1em 0 }} h2 {{ margin-top: 1.6em }}</style></head>
+tbody tr:nth-child(odd) {{ background: #f4f6f8 }} .wide {{ overflow-x: auto }} img {{ max-width: 100%; height: auto }} figure {{ margin: 1em 0 }} h2 {{ margin-top: 1.6em }} .small {{ font-size: 12.5px; color: #57606a; max-width: 90ch }}</style></head>
 <body><h1>{title}</h1><p>{text}</p>
 {sections}
 </body></html>
@@ -192,8 +191,9 @@ def report_page(
     "Write the page; its path is returned."
     picture = base64.b64encode(picture or picture_bytes(report)).decode()
     shown = [clip_player(c, report.robot) for c in some_of(report.ranked(), players)]
-    parts = {"Clips": f'<div class="wide">{report_table(report)._repr_html_()}</div>', "Figure": f'<img alt="losses, codes, errors of the joints, one clip" src="data:image/png;base64,{picture}">',
-             "Motion": "".join(map(figure_html, shown)), "Joints": joint_table(report)._repr_html_(), "Codes": codes_table(report)._repr_html_()}
-    html = PAGE.format(title=escape(f"Tokens of {report.robot.name}"), text=escape(in_words(report)), sections="\n".join(f"<h2>{head}</h2>{html}" for head, html in parts.items()))
+    wide = lambda table: f'<div class="wide">{table._repr_html_()}</div>'
+    parts = {"Clips": f"{wide(report_table(report))}<p class=\"small\">{escape(MEANING)}</p>", "Figure": f'<img alt="losses, codes, errors of the joints, one clip" src="data:image/png;base64,{picture}">',
+             "Motion": "".join(map(figure_html, shown)), "Joints": wide(joint_table(report)), "Codes": wide(codes_table(report))}
+    html = PAGE.format(title=escape(f"Tokens of {report.robot.name}"), text=escape(f"{report.note} {in_words(report)}"), sections="\n".join(f"<h2>{head}</h2>{html}" for head, html in parts.items()))
     with atomic_path(path) as part: Path(part).write_text(complete_page(html, [s for p in shown for s in p.scenes]), encoding="utf-8")
     return Path(path)

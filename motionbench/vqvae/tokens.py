@@ -17,7 +17,7 @@ import numpy as np
 from ..core.errors import InvalidMotion, MotionFormatError
 from ..io.files import atomic_path, npz_arrays, reading
 
-# %% ../../nbs/vqvae/08_tokens.ipynb #69e1fb4b
+# %% ../../nbs/vqvae/08_tokens.ipynb #92f8fbf3
 LARGEST_BOOK = 2**24   # codes
 
 
@@ -36,6 +36,11 @@ class Tokens:
     def __post_init__(self): _check_tokens(self)
 
     @property
+    def duration(self):
+        "Seconds from the clip's first frame to its last, `(frames-1)/fps`, as of a `Motion`."
+        return (self.frames - 1)/self.fps
+
+    @property
     def bits_per_token(self):
         "Sum of `log2` of the books' sizes."
         return float(np.log2(self.books).sum())
@@ -47,7 +52,7 @@ class Tokens:
 
     def __len__(self): return len(self.codes)
 
-    def __repr__(self): return f"Tokens({len(self)} tokens from {len(self.books)} book(s) of {', '.join(map(str, self.books))}: {self.frames/self.fps:.2f} s, {self.bits_per_second:.0f} bit/s)"
+    def __repr__(self): return f"Tokens({len(self)} tokens from {len(self.books)} book(s) of {', '.join(map(str, self.books))}: {self.duration:.2f} s, {self.bits_per_second:.0f} bit/s)"
 
 # %% ../../nbs/vqvae/08_tokens.ipynb #84969112
 def _check_tokens(t):
@@ -200,7 +205,7 @@ def held_out_bits(
     bits = np.concatenate(bits) if bits else np.empty((0, 1))
     return bits.mean(0) if len(bits) else None
 
-# %% ../../nbs/vqvae/08_tokens.ipynb #0fbfe3d0
+# %% ../../nbs/vqvae/08_tokens.ipynb #a0b3eed0
 def token_statistics(
     sequences,  # `Tokens`, one per clip
     held_out=None,  # `Tokens` that the bigram model shall foretell; default: five-fold over the clips
@@ -211,7 +216,7 @@ def token_statistics(
     whole, after = entropy_bits(counts), None if bits is None else float(bits.sum())
     books = [book_use(codes[:, q], size) for q, size in enumerate(like.books)]
     for q, book in enumerate(books): book["bigram_perplexity"] = None if bits is None else float(2**bits[q])
-    return dict(clips=len(sequences), tokens=len(codes), seconds=sum(t.frames for t in sequences)/like.fps, bits_per_token=like.bits_per_token, bits_per_second=like.bits_per_second,
+    return dict(clips=len(sequences), tokens=len(codes), seconds=sum(t.duration for t in sequences), bits_per_token=like.bits_per_token, bits_per_second=like.bits_per_second,
                 distinct=len(counts), entropy_bits=whole, perplexity=2**whole, bigram_bits=after, bigram_perplexity=None if bits is None else 2**after,
                 bigram_bits_per_second=None if bits is None else after*like.fps/like.ratio, books=books)
 
