@@ -12,8 +12,8 @@ from scipy.ndimage import uniform_filter1d
 from .features import Layout
 from .geometry import root_path
 
-# %% ../../nbs/vqvae/05_follow.ipynb #91772d5f
-PASSES, SECONDS, GAIN = 20, 2.0, 0.5   # encodings at most; span of the mean error; share of it that is added
+# %% ../../nbs/vqvae/05_follow.ipynb #76ead53b
+PASSES, SECONDS, GAIN = 40, 4.0, 0.5   # encodings at most; span of the mean error; share of it that is added
 CLOSE, CLOSE_M = 0.02, 0.01            # near enough: share of the path's length, and m where that is more
 
 
