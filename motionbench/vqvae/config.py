@@ -56,7 +56,7 @@ class TrainingConfig(_Settings):
     wandb_run_name:str | None = None  # name of the run
     wandb_tags:Annotated[tuple[str, ...], several] | None = None  # of the run
 
-# %% ../../nbs/vqvae/00_config.ipynb #b030f5ab
+# %% ../../nbs/vqvae/00_config.ipynb #df57cc8d
 class NetworkConfig(_Settings):
     "Sizes of the network and kind of its codebooks."
     width:Count = 128  # channels
@@ -67,6 +67,7 @@ class NetworkConfig(_Settings):
     vq_act:Literal["relu", "silu", "gelu"] = "relu"  # activation
     vq_norm:Literal["LN", "GN", "BN"] | None = None  # normalisation in the residual blocks
     linear_path:bool = True  # a linear map beside encoder and decoder, which begins as principal components
+    smooth:bool = True  # what the decoder gives is averaged over three frames
     quantizer:Literal["ema", "orig", "reset", "ema_reset", "fsq", "rvq", "multihead"] = "ema_reset"  # kind of codebook
     code_dim:Count = 64  # numbers of a code vector
     nb_code:Annotated[int, Field(ge=2)] = 512  # codes of a book

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'NORMS', 'taps', 'TimeShift', 'channels_first', 'swap', 'TimeConv', 'UpConv', 'Norm', 'Residual',
-           'dilations', 'encoder', 'decoder', 'Straight', 'Output', 'MotionVQVAE']
+           'dilations', 'encoder', 'decoder', 'Straight', 'smoothed', 'Output', 'MotionVQVAE']
 
 # %% ../../nbs/vqvae/04_model.ipynb #266e1c83
 import math
@@ -203,7 +203,15 @@ class Straight(nn.Module):
         for weight in (self.down.weight, self.up.weight): weight.zero_()
         self.down.weight[:basis.shape[1]], self.up.weight[:, :basis.shape[1]] = basis.T, basis
 
-# %% ../../nbs/vqvae/04_model.ipynb #b903923b
+# %% ../../nbs/vqvae/04_model.ipynb #ad484527
+def smoothed(
+    x:torch.Tensor,  # `(B, T, D)`
+)->torch.Tensor:
+    "Every frame half itself, half its two neighbours; the ends are their own neighbours."
+    x = torch.cat([x[:, :1], x, x[:, -1:]], 1)
+    return (x[:, :-2] + 2*x[:, 1:-1] + x[:, 2:])/4
+
+# %% ../../nbs/vqvae/04_model.ipynb #b69ab4d6
 class Output(NamedTuple):
     "What a forward pass gives."
     recon:torch.Tensor  # `(B, T, D)`
@@ -224,6 +232,7 @@ class MotionVQVAE(nn.Module):
         if config.vq_act not in ACTIVATIONS: raise ConfigError(f"vq_act is {config.vq_act!r}, expected one of {', '.join(ACTIVATIONS)}")
         if config.vq_norm is not None and config.vq_norm not in NORMS: raise ConfigError(f"vq_norm is {config.vq_norm!r}, expected null or one of {', '.join(NORMS)}")
         self.encoder, self.quantizer, self.decoder = encoder(dim, config), make_quantizer(config), decoder(dim, config)
+        self.smooth = config.smooth
         self.straight = Straight(dim, config.output_emb_width or config.code_dim, self.ratio) if config.linear_path else None
 
     @torch.no_grad()
@@ -243,7 +252,8 @@ class MotionVQVAE(nn.Module):
     def features(self, zq):
         "Features `(B, L*ratio, D)` of quantised latents `(B, L, C)`."
         x = swap(self.decoder(swap(zq)))
-        return x if self.straight is None else x + self.straight.decode(zq)
+        x = x if self.straight is None else x + self.straight.decode(zq)
+        return smoothed(x) if self.smooth else x
 
     def forward(self, x, mask=None):
         "Reconstruction, codes and the quantizer's loss; `x` is `(B, T, D)`, `mask` `(B, T)` true where there is motion."
