@@ -26,7 +26,7 @@ from motionbench.io.safe_pickle import dump, load
 from motionbench.io.skeletons import isaaclab_order
 from motionbench.retarget.clip import retarget
 from motionbench.rollouts.evaluate import Termination, evaluate_motion, evaluate_shard
-from motionbench.rollouts.export import export_shard
+from motionbench.rollouts.export import export_shard, export_shards
 from motionbench.rollouts.manifest import MANIFEST, files_of, sha256_of
 from motionbench.rollouts.scene import retime_contacts
 from motionbench.rollouts.shard import METRICS, PROVENANCE, find_trajectory, read_rollout, read_shard
@@ -399,6 +399,48 @@ def test_killed_at_any_moment_and_run_again_the_export_is_the_same(g1, library, 
         assert (out/MANIFEST).exists() == (n == 2*total - 1)
         export_shard(shard, library, out, robot=g1)
         assert tree(out) == tree(whole), n
+
+
+@needs_g1
+@pytest.mark.parametrize("n_jobs", [1, 3])
+def test_several_shards_at_once_are_as_one_by_one(g1, library, shard, tmp_path, n_jobs):
+    "For any number of processes, and with the robot's joints alone."
+    other = make_shard(tmp_path/"phase1_shard_7", frames=40, terminated=(True, False, False, False))
+    (other/"walk.trajectory.pkl").write_bytes(b"damaged")
+    done = export_shards({shard: tmp_path/"both/a", other: tmp_path/"both/b"}, library, robot=str(G1), n_jobs=n_jobs)
+    assert [m["exported_count"] for m in done] == [3, 2] and list(done[1]["errors"]) == ["walk"] and "is no readable pickle" in done[1]["errors"]["walk"]
+    for folder, name in ((shard, "a"), (other, "b")):
+        export_shard(folder, library, tmp_path/"single"/name, robot=g1)
+        assert tree(tmp_path/"single"/name) == tree(tmp_path/"both"/name)
+    with pytest.raises(ConfigError, match="to one folder"): export_shards({shard: tmp_path/"c", other: tmp_path/"c"}, library, robot=g1)
+    (other/METRICS).write_text("{")
+    with pytest.raises(MotionFormatError, match="phase1_shard_7.*no readable JSON"): export_shards({shard: tmp_path/"new/a", other: tmp_path/"new/b"}, library, robot=g1)
+    assert not (tmp_path/"new").exists()
+
+
+@needs_g1
+def test_several_shards_on_the_command_line(g1, library, shard, tmp_path, capsys):
+    other = make_shard(tmp_path/"phase1_shard_7")
+    (other/"walk.trajectory.pkl").unlink()
+    code, done, err = call(capsys, "export", "--eval_dir", shard, other, "--source_data", library, "--output_dir", tmp_path/"out", "--n_jobs", 2, "--robot", G1)
+    assert code == 1 and "failed walk: has no trajectory" in err and [m["exported_count"] for m in done["shards"]] == [3, 2]
+    assert [json.loads((tmp_path/f"out/{k}"/MANIFEST).read_text()) for k in ("shard_1", "shard_7")] == done["shards"]
+    with pytest.raises(ConfigError, match="one by one"): call(capsys, "export", "--eval-dir", shard, tmp_path/"phase1_shard_1", "--source-data", library, "--output-dir", tmp_path/"out")
+
+
+@needs_g1
+def test_a_process_that_is_killed_is_told_and_the_export_goes_on(g1, library, shard, tmp_path, monkeypatch):
+    whole, out, here, real = tmp_path/"whole", tmp_path/"out", os.getpid(), os.replace
+    export_shard(shard, library, whole, robot=g1)
+    def dying(a, b):
+        if os.getpid() != here: os.kill(os.getpid(), signal.SIGKILL)
+        real(a, b)
+    monkeypatch.setattr(os, "replace", dying)
+    with pytest.raises(MotionbenchError, match="ended from outside.*goes on where it stopped"): export_shard(shard, library, out, robot=g1, n_jobs=2)
+    assert not (out/MANIFEST).exists()
+    monkeypatch.undo()
+    export_shard(shard, library, out, robot=g1, n_jobs=2)
+    assert tree(out) == tree(whole)
 
 
 @needs_g1

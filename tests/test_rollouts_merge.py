@@ -357,13 +357,23 @@ def test_an_error_at_any_rename(shards, tmp_path, monkeypatch):
     assert tree(out) == tree(tmp_path/"whole") and done.already_there and done.written
 
 
+def test_several_processes_write_the_same(shards, tmp_path):
+    done = [merge_exports(shards, tmp_path/f"out_{n}", card=card_text, n_jobs=n) for n in (1, 3)]
+    assert tree(done[0].folder) == tree(done[1].folder) and done[0].written == done[1].written
+    damaged = shutil.copytree(shards[0], tmp_path/"shard")
+    file = next(damaged.rglob("*.pkl"))
+    file.write_bytes(file.read_bytes() + b"x")
+    with pytest.raises(MotionFormatError, match="another checksum"): merge_exports([damaged], tmp_path/"new", n_jobs=3)
+    assert not (tmp_path/"new"/MANIFEST).exists()
+
+
 def test_full_disk(shards, tmp_path, monkeypatch):
-    copy, left = shutil.copyfile, [10]
+    copy, left = merging.copy_hashed, [10]
     def full(source, dest):
         left[0] -= 1
         if left[0] < 0: raise OSError(errno.ENOSPC, "No space left on device", str(source), None, str(dest))
-        copy(source, dest)
-    monkeypatch.setattr(merging.shutil, "copyfile", full)
+        return copy(source, dest)
+    monkeypatch.setattr(merging, "copy_hashed", full)
     with pytest.raises(MotionFormatError, match="No space left on device.*Make room.*goes on where it stopped"): merge_exports(shards, tmp_path/"merged")
     monkeypatch.undo()
     assert len(merge_exports(shards, tmp_path/"merged").already_there) == 10

@@ -1,5 +1,5 @@
 "Replays: the film has the right frames and the robot in all of them; folders resume, and a bad clip fails alone."
-import json
+import json, os, re, signal, subprocess, sys
 from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
@@ -17,13 +17,14 @@ from motionbench.core.robot import load_robot
 from motionbench.core.rotation import quat_exp, yaw
 from motionbench.io.grail import ObjectMotion, write_grail_object
 from motionbench.io.native import write_npz
-from motionbench.rollouts import gallery, offscreen, stage
-from motionbench.rollouts.batch import find_takes, read_take, replay_folder
-from motionbench.rollouts.gallery import contact_sheet
+from motionbench.rollouts import offscreen, sheet, stage
+from motionbench.rollouts.batch import replay_folder
 from motionbench.rollouts.objects import make_prop, object_mesh
 from motionbench.rollouts.offscreen import Offscreen, gl_backend, gl_context
 from motionbench.rollouts.replay import middle_frame, parse_size, pictures, render_motion
+from motionbench.rollouts.sheet import contact_sheet, sheets_of
 from motionbench.rollouts.stage import FOV, build_stage, corner_points, follow, look
+from motionbench.rollouts.takes import find_takes, read_take
 from motionbench.rollouts.trajectory import Rollout, write_trajectory
 
 try: gl_context(); NO_GL = ""
@@ -275,7 +276,7 @@ def test_no_opengl(monkeypatch, tmp_path):
 
 def test_contact_sheet(tmp_path, monkeypatch):
     from PIL import Image
-    monkeypatch.setattr(gallery, "PER_SHEET", 3)
+    monkeypatch.setattr(sheet, "PER_SHEET", 3)
     rows = [dict(clip=f"c{i}", success=[True, False, None, True][i], reason="fell", progress=0.25) for i in range(4)]
     made = contact_sheet(tmp_path/"contact_sheet.png", rows, lambda row: np.full((60, 80, 3), 200, np.uint8))
     assert [p.name for p in made] == ["contact_sheet.png", "contact_sheet_2.png"]
@@ -283,9 +284,123 @@ def test_contact_sheet(tmp_path, monkeypatch):
     assert first.shape == (2*224 + 8, 2*248 + 8, 3) and np.asarray(Image.open(made[1])).shape == (232, 256, 3)
     lines = [first[8 + 180, 8 + 120], first[8 + 180, 8 + 248 + 120]]
     assert lines[0][1] > lines[0][0] and lines[1][0] > lines[1][1]        # green for success, red for failure
-    assert gallery.outcome(rows[1]) == "failed: fell, at 25 %" and gallery.outcome(rows[2]) == ""
-    long = gallery.fitted("x"*200, SimpleNamespace(getlength=len), 21)
+    assert sheet.outcome(rows[1]) == "failed: fell, at 25 %" and sheet.outcome(rows[2]) == ""
+    long = sheet.fitted("x"*200, SimpleNamespace(getlength=len), 21)
     assert len(long) <= 21 and long.startswith("x") and long.endswith("x") and "…" in long
+
+
+# ---- page and sheet of a folder
+
+def listed(out):
+    "Of the page, in its order: keys and grades."
+    return re.findall(r'data-name="([^"]*)".*?data-grade="([^"]*)"', (out/"index.html").read_text())
+
+
+def everything(out): return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def second(shard, biped, tmp_path_factory):
+    "A second shard: clip_10 is well, clip_9 damaged."
+    folder = tmp_path_factory.mktemp("phase1_shard_1")
+    for i in (9, 10): write_trajectory(Rollout(f"clip_{i}", i - 9, stroll(biped, 6)), folder/f"clip_{i}.trajectory.pkl", biped)
+    (folder/"clip_9.trajectory.pkl").write_bytes(b"\x80\x04damaged")
+    columns = dict(motion_keys=["clip_9", "clip_10"], terminated=[False, True], progress=[1.0, 0.5], terminate_reason=["", "fallen"])
+    (folder/"metrics_eval.json").write_text(json.dumps({"eval/all_metrics_dict": columns}))
+    return folder
+
+
+@needs_gl
+def test_shards_in_one_folder_are_all_on_the_page_whatever_their_order(shard, second, tmp_path):
+    for name, order in (("ab", (shard, second)), ("ba", (second, shard)), ("again", (shard, second, shard, second))):
+        for i, folder in enumerate(order): replay_folder(folder, tmp_path/name, size=SMALL, skip_existing=i > 1)
+    assert everything(tmp_path/"ab") == everything(tmp_path/"ba") == everything(tmp_path/"again")
+    assert listed(tmp_path/"ab") == [("clip_0", "pass"), ("clip_1", "pass"), ("clip_2", "fail"), ("clip_9", "error"), ("clip_10", "fail")]
+    page = (tmp_path/"ab/index.html").read_text()
+    assert f"Replays of {shard.name}, {second.name}" in page and "5 clips on biped" in page and re.search(f"{second.name}</td>.*?>2<.*?>1<.*?>1<.*?>1<.*?>0<", page)
+
+
+@needs_gl
+def test_a_page_shows_films_of_earlier_calls_and_names_what_is_missing(shard, biped, tmp_path, capsys):
+    out = tmp_path/"vis"
+    render_motion(stroll(biped, 5), biped, out/"by_hand.mp4", size=SMALL)
+    (out/"half.mp4").write_bytes(b"no film")
+    replay_folder(shard, out, include="clip_0,clip_1", size=SMALL)
+    (out/"clip_0.mp4").unlink()
+    (out/"contact_sheet_2.png").write_bytes(b"of an earlier call"), (out/"contact_sheet_mine.png").write_bytes(b"mine")
+    assert command("replay", "--shard-dir", shard, "--output-dir", out, "--include", "clip_2", "--size", "160x120", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["folder"] == dict(clips=5, not_rendered=["half"], missing=["clip_0"])
+    assert listed(out) == [("by_hand", "n/a"), ("clip_0", "error"), ("clip_1", "pass"), ("clip_2", "fail"), ("half", "error")]
+    page = (out/"index.html").read_text()
+    assert "its film was removed" in page and "the film alone" in page and "no readable video" in page and (out/"view/clips/by_hand.jpg").is_file()
+    assert [p.name for p in sheets_of(out/"contact_sheet.png")] == ["contact_sheet.png"] and (out/"contact_sheet_mine.png").is_file()
+    command("replay", "--shard-dir", shard, "--output-dir", out, "--include", "clip_0", "--size", "160x120", "--skip-existing")
+    assert listed(out)[1] == ("clip_0", "pass")
+
+
+@needs_gl
+def test_an_interrupted_call_leaves_a_true_page(shard, tmp_path):
+    def stop(row): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): replay_folder(shard, tmp_path/"vis", n_jobs=1, progress=stop, size=SMALL)
+    assert listed(tmp_path/"vis") == [("clip_0", "pass"), ("clip_1", "error"), ("clip_2", "error")]
+    page = (tmp_path/"vis/index.html").read_text()
+    assert page.count("not rendered yet, or its call was stopped") == 4 and sheets_of(tmp_path/"vis/contact_sheet.png")         # in the card and its data
+    replay_folder(shard, tmp_path/"vis", size=SMALL, skip_existing=True)
+    replay_folder(shard, tmp_path/"whole", size=SMALL)
+    assert everything(tmp_path/"vis") == everything(tmp_path/"whole")
+
+
+KILLED = """
+import os, signal, sys
+from motionbench.rollouts import batch, gallery, replay
+left, real = [1], MODULE.NAME
+def dying(*args, **how):
+    left[0] -= 1
+    if left[0] < 0: os.kill(os.getpid(), signal.SIGKILL)
+    return real(*args, **how)
+MODULE.NAME = dying
+batch.replay_folder(sys.argv[1], sys.argv[2], n_jobs=1, size=(160, 120))
+"""
+
+
+@needs_gl
+@pytest.mark.skipif(os.name != "posix", reason="a process is killed")
+@pytest.mark.parametrize("where", ["replay.render_motion", "replay.middle_frame", "gallery.put_clip"])
+def test_a_killed_call_over_films_of_another_recording(shard, biped, tmp_path, where):
+    "Killed in its second clip; what it does not finish is not taken for finished, though there are old films of all clips."
+    out, old = tmp_path/"vis", tmp_path/"old"
+    for i in range(3): write_npz(stroll(biped, 5), old/f"clip_{i}.npz")
+    replay_folder(old, out, size=SMALL)
+    module, name = where.split(".")
+    done = subprocess.run([sys.executable, "-c", KILLED.replace("MODULE", module).replace("NAME", name), shard, out])
+    assert done.returncode == -signal.SIGKILL
+    grades = dict(listed(out))
+    assert set(grades) == {"clip_0", "clip_1", "clip_2"} and not sheets_of(out/"contact_sheet.png")
+    replay_folder(shard, out, include="clip_1", size=SMALL, skip_existing=True)
+    assert dict(listed(out)) == dict(clip_0="pass", clip_1="pass", clip_2="n/a") and len(film(out/"clip_1.mp4")[0]) == 12
+    rows, _ = replay_folder(shard, out, size=SMALL, skip_existing=True)
+    assert [len(r["notes"]) for r in rows] == [1, 2, 1] and rows[2]["notes"] == ["the film shows another recording, of old"] and rows[2]["success"] is None and dict(listed(out))["clip_2"] == "n/a"
+    replay_folder(shard, out, size=SMALL)
+    replay_folder(shard, tmp_path/"whole", size=SMALL)
+    assert everything(out) == everything(tmp_path/"whole")
+
+
+@needs_gl
+def test_a_call_with_nothing_to_render_leaves_a_true_page(shard, tmp_path, capsys):
+    with pytest.raises(ConfigError, match="there are clip_0"): replay_folder(shard, tmp_path/"vis", include="x*")
+    assert not (tmp_path/"vis").exists()
+    empty = tmp_path/"phase1_shard_7"
+    empty.mkdir()
+    (empty/"metrics_eval.json").write_text(json.dumps({"eval/all_metrics_dict": dict(motion_keys=[], terminated=[], progress=[], terminate_reason=[])}))
+    assert command("replay", "--shard-dir", empty, "--output-dir", tmp_path/"vis") == 0
+    assert "0 films rendered, 0 were there, 0 failed" in capsys.readouterr().out and listed(tmp_path/"vis") == [] and "0 clips" in (tmp_path/"vis/index.html").read_text()
+    replay_folder(shard, tmp_path/"vis", size=SMALL)
+    before = everything(tmp_path/"vis")
+    for call in (lambda: replay_folder(empty, tmp_path/"vis"), lambda: replay_folder(shard, tmp_path/"vis", include="x*"), lambda: replay_folder(tmp_path/"nothing", tmp_path/"vis")):
+        (tmp_path/"vis/index.html").write_text("of a call that was killed")
+        try: call()
+        except (ConfigError, MotionFormatError) as e: assert "there are clip_0" in str(e) or "no such folder" in str(e)
+        assert everything(tmp_path/"vis") == before
 
 
 @needs_gl

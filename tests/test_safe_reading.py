@@ -24,7 +24,9 @@ import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from motionbench.core.errors import MotionFormatError
-from motionbench.io.safe_pickle import ENUMS, kept, load, loads
+from motionbench.io.safe_pickle import ENUMS, _finish, _Reader, kept, load, loads
+from motionbench.io.safe_plain import read_plain
+from motionbench.io.shared import pickled
 
 DATA = Path(os.environ.get("MOTIONBENCH_TEST_DATA", Path(__file__).parents[1]/"../shared/data")).resolve()/"robot_motion"
 real = pytest.mark.skipif(not DATA.is_dir(), reason=f"no test data at {DATA}; set MOTIONBENCH_TEST_DATA")
@@ -274,7 +276,8 @@ def test_the_canary_sings(tmp_path):
 
 
 SMALL = {"pickle 0": pickle.dumps({"fps": 30, "names": ["hip"], "dof": np.arange(3.)}, 0), "pickle 2": pickle.dumps({"fps": np.float32(30), "dof": [[0.5, 1], [2, 3]], "pos": np.zeros((2, 1))}, 2),
-         "lists": pickle.dumps({"fps": 30, "dof": [[0.5]*3]*2, "names": ["hip"]}, 2), "pickle 5": pickle.dumps({"s": {1, 2}, "dof": np.arange(3.), "raw": bytearray(b"abc")}, 5), "joblib": joblib_bytes({"walk": {"dof": np.zeros((2, 1)), "fps": 30}}),
+         "lists": pickle.dumps({"fps": 30, "dof": [[0.5]*3]*2, "names": ["hip"]}, 2), "ours": pickled({"fps": 30, "dof": np.zeros((2, 1)), "contacts": {3: np.ones((1, 3), np.float32), 4: np.zeros((1, 3), np.float32)}, "names": ["hip"]}),
+         "pickle 5": pickle.dumps({"s": {1, 2}, "dof": np.arange(3.), "raw": bytearray(b"abc")}, 5), "joblib": joblib_bytes({"walk": {"dof": np.zeros((2, 1)), "fps": 30}}),
          "joblib zlib": joblib_bytes({"dof": np.zeros(3)}, compress=3), "npy": npy(OrderedDict(fps=30, rotation=np.zeros((1, 4)))), "numbers": npy(np.zeros(3)), "torch": torch_zip(tensor()), "storage": call("torch.storage", "_load_from_bytes", b"B" + bytes4(legacy_storage(zeros(8))))}
 
 
@@ -303,10 +306,15 @@ def test_mutations(reader, tmp_path, kind, changes, twice):
     reader.ask(path)
 
 
+OUR_ARRAY, OUR_BYTES = b"\x8c\x05numpy\x94\x8c\x07ndarray\x94\x93\x94", b"\x8c\x08builtins\x94\x8c\x09bytearray\x94\x93\x94"
+OURS = OUR_ARRAY + b"K\x01\x85\x94\x8c\x03<f4\x94" + OUR_BYTES + b"C\x04abcd\x94\x85\x94R\x94\x87\x94R\x94"
+
+
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(parts=st.lists(st.sampled_from([b"N", b"]", b"}", b")", b"(", b"K\x01", b"G" + zeros(8), text("fps"), b"q\0", b"q\1", b"h\0", b"h\1", b"\x94", b"a", b"e", b"s", b"u", b"t", b"l", b"d", b"\x85", b"\x86", b"\x87", b"R", b"b", b"0", b"2", b"\x8f", b"\x90", b"\x91",
                                        b"\x81", b"C\x04abcd", b"J\xff\xff\xff\x7f", text("<f4"), name("numpy", "ndarray"), name("numpy", "dtype"), name("numpy.core.multiarray", "_reconstruct"), name("numpy._core.numeric", "_frombuffer"),
-                                       name("joblib.numpy_pickle", "NumpyArrayWrapper"), name("collections", "OrderedDict"), name("builtins", "set"), name("torch._utils", "_rebuild_tensor_v2"), name("torch.storage", "_load_from_bytes")]), max_size=40))
+                                       name("joblib.numpy_pickle", "NumpyArrayWrapper"), name("collections", "OrderedDict"), name("builtins", "set"), name("torch._utils", "_rebuild_tensor_v2"), name("torch.storage", "_load_from_bytes"),
+                                       OUR_ARRAY, OUR_BYTES, b"\x8c\x03<f4\x94", b"K\x01\x85\x94", b"C\x04abcd\x94\x85\x94R\x94\x87\x94R\x94", OURS, OURS.replace(OUR_ARRAY, b"h\1"), OURS.replace(b"\x8c\x03<f4\x94", b"h\2")]), max_size=40))
 def test_programs(reader, tmp_path, parts):
     "Any sequence of opcodes and known names: a value or one clean error."
     path = tmp_path/"program.pkl"
@@ -388,6 +396,37 @@ def test_long_lists(tmp_path):
     for protocol in (0, 1, 2, 4, 5): same(loads(pickle.dumps(clip, protocol)), clip)
     clip["scale"] = np.float64(2)
     same(loads(pickle.dumps(clip, 2)), clip)
+
+
+numbers = st.sampled_from(["<f4", "<f8", ">f8", "<i8", "|u1", "|b1", "<U3", "<c8"]).flatmap(lambda code: st.lists(st.integers(0, 5), min_size=1, max_size=5).map(lambda shape: np.resize(np.arange(7), shape).astype(code)))
+
+
+@settings(max_examples=150, deadline=None)
+@given(value=st.recursive(st.one_of(st.none(), st.integers(-2**40, 2**40), st.floats(allow_nan=False), st.text(max_size=300), numbers, numbers),
+                          lambda x: st.one_of(st.lists(x, max_size=5), st.dictionaries(st.one_of(st.text(max_size=5), st.integers(0, 300)), x, max_size=60)), max_leaves=40), long=st.sampled_from([0, 300, 70_000]))
+def test_arrays_of_ours(value, long):
+    "What `dump` writes is read by the fast path, memo, frames and all, and equal to what the slow path gives."
+    again = np.arange(float(long))
+    value = {"first": value, "again": [again, again], "then": value, "last": again}
+    data = pickled(value)
+    same(loads(data), value)
+    same(_finish(_Reader(io.BytesIO(data), len(data)).load(), 10**9, {})[0], value)
+
+
+def test_arrays_of_ours_are_fast():
+    contacts = {t: np.full((4, 3), t, np.float32) for t in range(400)}
+    data = pickled({"walk": {"fps": 30, "dof": np.zeros((9000, 29)), "contact_points": contacts}})
+    assert read_plain(io.BytesIO(data), len(data)) is not None
+
+
+@pytest.mark.parametrize("data, says", {
+    "other name": (OURS.replace(b"\x05numpy", b"\x05nampy"), "nampy.ndarray"), "function of the memo": (OUR_BYTES + OURS.replace(OUR_ARRAY, b"h\2"), "."), "too few bytes": (OURS.replace(b"K\x01\x85", b"K\x02\x85"), "is no readable pickle|refused"),
+    "too many bytes": (OURS.replace(b"K\x01\x85", b"K\x00\x85"), "instead of"), "negative": (OURS.replace(b"K\x01\x85", b"J\xff\xff\xff\xff\x85"), "is no readable pickle|refused"), "objects": (OURS.replace(b"\x03<f4", b"\x03|O8"), "array of Python objects"),
+    "no type": (OURS.replace(b"\x03<f4", b"\x03f,f"), "a data type"), "an array as key": (b"}" + OURS + b"Ns", "is no readable pickle|refused"), "a function as key": (b"}(" + OURS + b"Nh\2Nu", "is no readable pickle|refused"), "a function": (b"](" + OURS + b"h\2e", "no data"),
+    "a tuple as key": (b"}(K\1" + OURS + b"h\x0dNu", "is no readable pickle|refused"), "state": (OURS + b"}b", "is no readable pickle|refused")}.values())
+def test_no_more_than_arrays(data, says):
+    with pytest.raises(MotionFormatError, match=says): loads(b"\x80\4" + data + b".")
+    with pytest.raises(MotionFormatError, match=says): loads(b"\x80\4]" + data + b"a.")
 
 
 def test_nested_and_kept(tmp_path):

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['whole_number', 'add_rollouts_evaluate', 'command_rollouts_evaluate', 'evaluate_text', 'add_rollouts_export',
-           'command_rollouts_export', 'export_text']
+           'export_places', 'command_rollouts_export', 'export_text']
 
-# %% ../../nbs/cli/14_rollouts_export.ipynb #3982694e
+# %% ../../nbs/cli/14_rollouts_export.ipynb #a323cbe9
 import argparse
 import sys
+from pathlib import Path
 
 from .parser import common, list_skipped, positive, report
 from ..core.errors import ConfigError
@@ -67,33 +68,47 @@ def evaluate_text(
     lines = [f"{done['folder']}: {done['success']} of {done['motions']} motions succeeded{rate}" + (f"; {done['kept']} were there already" if done["kept"] else "")]
     return "\n".join([*lines, *(f"  {key}: {why}" for key, why in done["failed"].items())])
 
-# %% ../../nbs/cli/14_rollouts_export.ipynb #4cfae7c7
+# %% ../../nbs/cli/14_rollouts_export.ipynb #0c95c9c6
 def add_rollouts_export(commands):
     "The parser of `motionbench rollouts export`."
-    p = commands.add_parser("export", help="the successful rollouts of a shard as a motion library",
+    p = commands.add_parser("export", help="the successful rollouts of a shard, or of several, as motion libraries",
                             description="Writes robot/, objects/, object_usd/ and meta/, and last export_manifest.json; a folder without that is not finished, and the same command completes it.")
-    p.add_argument("--eval-dir", required=True, metavar="SHARD", help="the shard: metrics_eval.json and trajectories")
+    p.add_argument("--eval-dir", nargs="+", required=True, metavar="SHARD", help="the shard: metrics_eval.json and trajectories; of several none is exported if one is damaged")
     p.add_argument("--source-data", required=True, metavar="LIB", help="the library that was evaluated; hands, objects, geometry and tables come from it")
-    p.add_argument("--output-dir", required=True, metavar="OUT", help="folder of the export")
+    p.add_argument("--output-dir", required=True, metavar="OUT", help="folder of the export; of several shards the folder that gets OUT/shard_I for phase1_shard_I, OUT/NAME for NAME")
     p.add_argument("--min-progress", type=float, default=1.0, metavar="SHARE", help="share of a motion that its rollout must have come through (default: 1.0); a terminated one is never exported")
     p.add_argument("--obj-pos-threshold", type=float, metavar="M", help="largest mean error of the object, m (default: no limit)")
     p.add_argument("--progress-from-terminated", action="store_true", help="the table has no progress, and motions that were not terminated came to their end")
     p.add_argument("--table-quat-order", choices=["xyzw", "wxyz"], help="order of the table's quaternions in LIB, where it is open")
     p.add_argument("--audit", action="store_true", help="grade every rollout")
-    common(p, "robot", "json")
+    common(p, "robot", "n_jobs", "json")
     p.set_defaults(function=command_rollouts_export)
+
+
+def export_places(
+    shards,  # folders of evaluated shards
+    out,  # as `--output-dir` says
+)->dict:
+    "The folder of each shard's export; `ConfigError` if two would be the same."
+    if len(shards) == 1: return {shards[0]: out}
+    places = {s: f"{out}/{Path(s).resolve().name.removeprefix('phase1_')}" for s in shards}
+    twice = [p for p in places.values() if list(places.values()).count(p) > 1]
+    if twice: raise ConfigError(f"several shards would be exported to {twice[0]}; export them one by one")
+    return places
 
 
 def command_rollouts_export(args)->int:
     "Export; 1 if a successful motion is not in it."
-    from motionbench.rollouts.export import export_shard
+    from motionbench.rollouts.export import export_shards
     if not 0 <= args.min_progress <= 1: raise ConfigError(f"--min-progress is {args.min_progress:g}, expected a share from 0 to 1")
-    done = export_shard(args.eval_dir, args.source_data, args.output_dir, args.min_progress, args.obj_pos_threshold, args.robot,
-                        "terminated" if args.progress_from_terminated else "file", args.table_quat_order, args.audit)
-    report(args, done, export_text(done, args.output_dir))
-    for key, error in done["errors"].items(): print(f"failed {key}: {error}", file=sys.stderr)
-    for key in done["skipped_motions"]: print(f"failed {key}: has no trajectory; evaluate it again with recording", file=sys.stderr)
-    return int(bool(done["errors"] or done["skipped_motions"]))
+    places = export_places(args.eval_dir, args.output_dir)
+    done = export_shards(places, args.source_data, args.min_progress, args.obj_pos_threshold, args.robot,
+                         "terminated" if args.progress_from_terminated else "file", args.table_quat_order, args.audit, args.n_jobs)
+    report(args, done[0] if len(done) == 1 else {"shards": done}, "\n".join(map(export_text, done, places.values())))
+    for manifest in done:
+        for key, error in manifest["errors"].items(): print(f"failed {key}: {error}", file=sys.stderr)
+        for key in manifest["skipped_motions"]: print(f"failed {key}: has no trajectory; evaluate it again with recording", file=sys.stderr)
+    return int(any(m["errors"] or m["skipped_motions"] for m in done))
 
 
 def export_text(

@@ -12,7 +12,7 @@ from functools import partial
 from .parser import common, report
 from ..core.errors import ConfigError
 
-# %% ../../nbs/cli/15_rollouts_merge.ipynb #6ad30616
+# %% ../../nbs/cli/15_rollouts_merge.ipynb #e3df8b7c
 def add_rollouts_merge(commands):
     "The parser of `motionbench rollouts merge`."
     p = commands.add_parser("merge", help="the exports of all shards as one library, every motion once",
@@ -25,17 +25,17 @@ def add_rollouts_merge(commands):
     p.add_argument("--verify", action="store_true", help="read the merged folder again and check everything; 1 if something is wrong")
     p.add_argument("--card", action="store_true", help="write README.md, a dataset card")
     p.add_argument("--licence", "--license", dest="licence", default="", metavar="TEXT", help="of the motions, for the card")
-    common(p, "robot", "json", robot="")
+    common(p, "robot", "n_jobs", "json", robot="")
     p.set_defaults(function=command_rollouts_merge)
 
-# %% ../../nbs/cli/15_rollouts_merge.ipynb #27c7bb4c
+# %% ../../nbs/cli/15_rollouts_merge.ipynb #e5d51d7f
 def command_rollouts_merge(args)->int:
     "Merge; 1 if the check finds something."
     from motionbench.rollouts.card import card_text
     from motionbench.rollouts.merge import merge_exports
     if args.licence and not args.card: raise ConfigError("--licence stands on the card; add --card")
     if args.robot and not args.verify: raise ConfigError("--robot says whose motions are verified; add --verify")
-    done = merge_exports(args.shards, args.output, args.on_conflict, args.metric, args.mixed_checkpoints, partial(card_text, licence=args.licence) if args.card else None)
+    done = merge_exports(args.shards, args.output, args.on_conflict, args.metric, args.mixed_checkpoints, partial(card_text, licence=args.licence) if args.card else None, args.n_jobs)
     found = _verified(done.folder, args.robot) if args.verify else None
     m = done.manifest
     counts = {k: m[k] for k in ("num_shards", "total_motions_evaluated", "exported_count", "skipped_no_trajectory", "success_rate")}

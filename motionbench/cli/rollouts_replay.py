@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['add_rollouts_replay', 'command_rollouts_replay', 'replay_line']
 
-# %% ../../nbs/cli/16_rollouts_replay.ipynb #52ff06ba
+# %% ../../nbs/cli/16_rollouts_replay.ipynb #16793c28
 import sys
+from pathlib import Path
 
 from .parser import common, list_skipped, report
 
-# %% ../../nbs/cli/16_rollouts_replay.ipynb #b0a4d20b
+# %% ../../nbs/cli/16_rollouts_replay.ipynb #13b5bd90
 def add_rollouts_replay(commands):
     "The parser of `motionbench rollouts replay`."
     p = commands.add_parser("replay", help="films of all rollouts of a shard, a contact sheet, an index page",
-                            description="Shows the recorded poses; nothing is simulated. Writes DIR/KEY.mp4 for every clip, DIR/contact_sheet.png and DIR/index.html, which has the 3-D player. "
+                            description="Shows the recorded poses; nothing is simulated. Writes DIR/KEY.mp4 for every clip, DIR/contact_sheet.png and DIR/index.html, which has the 3-D player; both show all that DIR holds, films of earlier calls and what failed or is missing, too. "
                                         "Exit code 1 if a clip could not be rendered. It needs OpenGL, but neither a screen nor a graphics card: Debian's libegl1 libegl-mesa0 libgl1-mesa-dri, or libosmesa6.",
                             epilog="examples:\n  motionbench rollouts replay --shard-dir eval/step_004000/phase1_shard_0 --object-usd-dir lib/object_usd --output-dir out/vis --skip-existing\n"
                                    "  motionbench rollouts replay --shard-dir merged --output-dir merged/vis --include 'chair_*'")
@@ -35,13 +36,16 @@ def command_rollouts_replay(args)->int:
     from motionbench.rollouts.offscreen import gl_backend
     gl_backend()
     from motionbench.rollouts.batch import replay_folder
+    from motionbench.rollouts.gallery import folder_rows
     from motionbench.rollouts.replay import parse_size
     say = None if args.json else lambda row: print(replay_line(row), flush=True)
     rows, skipped = replay_folder(args.shard_dir, args.out, args.traj_dir or None, args.object_usd_dir or None, args.robot, args.include, args.n_jobs, say,
                                   size=parse_size(args.size), fps=args.fps, quality=args.quality, skip_existing=args.skip_existing)
     failed = [row for row in rows if row.get("error")]
     facts = {"output": args.out, "rendered": sum(not r.get("error") and not r["skipped"] for r in rows), "skipped_existing": sum(bool(r.get("skipped")) for r in rows), "failed": len(failed), "clips": rows, "skipped": skipped}
-    report(args, facts, f"{args.out}: {facts['rendered']} films rendered, {facts['skipped_existing']} were there, {len(failed)} failed; index.html and contact_sheet.png show them all")
+    there = folder_rows(Path(args.out).expanduser())
+    facts["folder"] = {"clips": len(there), "not_rendered": [r["clip"] for r in there if r.get("error") and not r.get("missing")], "missing": [r["clip"] for r in there if r.get("missing")]}
+    report(args, facts, f"{args.out}: {facts['rendered']} films rendered, {facts['skipped_existing']} were there, {len(failed)} failed; index.html lists the {len(there)} clips of the folder, of which {len(facts['folder']['missing'])} are missing")
     list_skipped(skipped)
     for row in failed: print(f"failed {row['clip']}: {row['error']}", file=sys.stderr)
     return int(bool(failed))
@@ -52,5 +56,5 @@ def replay_line(
 )->str:
     "A clip as a line."
     if row.get("error"): return f"{row['clip']}: not rendered"
-    from motionbench.rollouts.gallery import outcome
+    from motionbench.rollouts.sheet import outcome
     return "; ".join(filter(None, [f"{row['clip']}: {'was there' if row['skipped'] else 'rendered'}, {row['frames']} frames at {row['fps']:g} fps", outcome(row), *row["notes"]]))

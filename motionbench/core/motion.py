@@ -22,7 +22,7 @@ SMPLX_PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 1
 CONTACT_NAMES = ("left_toe", "left_heel", "right_toe", "right_heel")
 REST = np.full(4, 0.5)   # orientation of every joint in the T-pose facing +x: local x left, y up, z forward
 
-# %% ../../nbs/core/02_motion.ipynb #edd75939
+# %% ../../nbs/core/02_motion.ipynb #b11f97fd
 def check_array(
     name:str,  # what the array is called, for the message
     x,  # the value
@@ -34,8 +34,9 @@ def check_array(
     if x.ndim != len(shape) or any(w not in (None, n) for w, n in zip(shape, x.shape)):
         want = ", ".join("any" if w is None else str(w) for w in shape)
         raise InvalidMotion(f"{name} has shape {x.shape}, expected ({want})")
-    bad = np.argwhere(~np.isfinite(x))
-    if len(bad): raise InvalidMotion(f"{name} is {x[tuple(bad[0])]} at frame {bad[0][0]}, entry {tuple(map(int, bad[0][1:]))}")
+    if not np.isfinite(x).all():
+        bad = np.argwhere(~np.isfinite(x))
+        raise InvalidMotion(f"{name} is {x[tuple(bad[0])]} at frame {bad[0][0]}, entry {tuple(map(int, bad[0][1:]))}")
     x.flags.writeable = False
     return x
 
@@ -45,22 +46,24 @@ def check_quat(
     q:np.ndarray,  # `(T, ..., 4)`
 )->np.ndarray:
     "Unit quaternions; a norm off by up to 1e-3 (single-precision files) is normalised, more raises `InvalidMotion`."
-    norm = np.linalg.norm(q, axis=-1)
-    bad = np.argwhere(np.abs(norm - 1) > 1e-3)
-    if len(bad): raise InvalidMotion(f"{name} has norm {norm[tuple(bad[0])]:.4g} at frame {bad[0][0]}, expected a unit quaternion (wxyz)")
-    if np.abs(norm - 1).max(initial=0) < 1e-9: return q
+    norm = np.sqrt((q*q).sum(-1))
+    off = np.abs(norm - 1).max(initial=0)
+    if not off <= 1e-3:
+        bad = np.argwhere(~(np.abs(norm - 1) <= 1e-3))
+        raise InvalidMotion(f"{name} has norm {norm[tuple(bad[0])]:.4g} at frame {bad[0][0]}, expected a unit quaternion (wxyz)")
+    if off < 1e-9: return q
     q = q/norm[..., None]
     q.flags.writeable = False
     return q
 
-# %% ../../nbs/core/02_motion.ipynb #b01ab3f6
+# %% ../../nbs/core/02_motion.ipynb #3f9a0d4f
 def check_names(
     what:str,  # what is named, for the message
     names,  # the names
 )->tuple[str, ...]:
     "The names as a tuple of unique strings."
     names = tuple(str(n) for n in names)
-    twice = sorted({n for n in names if names.count(n) > 1})
+    twice = sorted({n for n in names if names.count(n) > 1}) if len(set(names)) < len(names) else []
     if twice: raise InvalidMotion(f"{what} holds {', '.join(twice)} more than once")
     return names
 

@@ -6,11 +6,10 @@
 __all__ = ['namespace', 'quat_mul', 'quat_conj', 'quat_rotate', 'quat_to_matrix', 'matrix_to_quat', 'quat_log', 'quat_exp',
            'quat_unflip', 'slerp', 'angular_velocity', 'yaw', 'yaw_quat']
 
-# %% ../../nbs/core/01_rotation.ipynb #017a8d89
+# %% ../../nbs/core/01_rotation.ipynb #17751d82
 import sys
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from .errors import InvalidMotion
 
@@ -65,11 +64,12 @@ def quat_to_matrix(
             [2*(x*z - w*y), 2*(y*z + w*x), 1 - 2*(x*x + y*y)]]
     return xp.stack([xp.stack(r, -1) for r in rows], -2)
 
-# %% ../../nbs/core/01_rotation.ipynb #9a20f5db
+# %% ../../nbs/core/01_rotation.ipynb #6beb24c8
 def matrix_to_quat(
     R:np.ndarray,  # rotation matrices `(..., 3, 3)`
 )->np.ndarray:
     "Unit quaternions `(..., 4)` with `w >= 0`."
+    from scipy.spatial.transform import Rotation       # half of the package's start
     R = np.asarray(R)
     return Rotation.from_matrix(R.reshape(-1, 3, 3)).as_quat(scalar_first=True, canonical=True).reshape(*R.shape[:-2], 4)
 

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['DAMAGED', 'atomic_path', 'check_file', 'npz_arrays', 'reading']
 
-# %% ../../nbs/io/00_files.ipynb #b7d445a4
+# %% ../../nbs/io/00_files.ipynb #a49dc5db
 import math
 import os
+import stat
 import uuid
 import zipfile
 import zlib
@@ -18,42 +19,49 @@ import numpy as np
 
 from ..core.errors import InvalidMotion, MotionFormatError
 
-# %% ../../nbs/io/00_files.ipynb #8734297a
+# %% ../../nbs/io/00_files.ipynb #711c8425
 @contextmanager
 def atomic_path(
     path,  # where the file shall be; missing folders are made
 ):
     "A temporary path with the same suffix, to write to inside `with`; renamed to `path` at the end, removed on any error. `MotionFormatError` if the folder cannot be written, or `path` is a read-only file."
     path = Path(path)
-    if path.is_file() and not path.stat().st_mode & 0o222: raise MotionFormatError(path, "is a read-only file", "Choose another output, or allow writing to it")
+    try: mode = os.stat(path).st_mode
+    except OSError: mode = 0
+    if stat.S_ISREG(mode) and not mode & 0o222: raise MotionFormatError(path, "is a read-only file", "Choose another output, or allow writing to it")
     temp = path.with_name(f".{path.stem[:40]}.{uuid.uuid4().hex}{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        open(temp, "xb").close()
+        try: open(temp, "xb").close()
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            open(temp, "xb").close()
     except OSError as e:
         raise MotionFormatError(path, f"cannot be written: {e.strerror}", "Choose an output folder you may write to") from None
     try:
         yield temp
         os.replace(temp, path)
+        temp = None
     except OSError as e:
         if e.filename is not None and os.fspath(e.filename) not in (str(temp), str(path)): raise
         raise MotionFormatError(path, f"cannot be written: {e.strerror}", "Is there space left, and is the place no folder?") from None
-    finally: temp.unlink(missing_ok=True)
+    finally:
+        if temp: temp.unlink(missing_ok=True)
 
-# %% ../../nbs/io/00_files.ipynb #4074a906
+# %% ../../nbs/io/00_files.ipynb #729c1f23
 def check_file(
     path,  # the file
 )->Path:
     "The path, if a readable non-empty file is there and it is not a git-lfs pointer; otherwise `MotionFormatError`."
     path = Path(path)
-    if path.is_dir(): raise MotionFormatError(path, "is a folder", "Name a file in it")
     try:
-        with open(path, "rb") as f: head = f.read(64)
+        with open(path, "rb", buffering=0) as f: head = f.read(64)
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob(f"*{path.suffix}"))[:5] if path.parent.is_dir() else []
         hint = f"There is no folder {path.parent}" if not path.parent.is_dir() else f"{path.parent} holds {', '.join(near) or f'no {path.suffix} file'}"
         raise MotionFormatError(path, "no such file", hint) from None
-    except OSError as e: raise MotionFormatError(path, f"cannot be read: {e.strerror}") from None
+    except OSError as e:
+        if path.is_dir(): raise MotionFormatError(path, "is a folder", "Name a file in it") from None
+        raise MotionFormatError(path, f"cannot be read: {e.strerror}") from None
     if not head.strip(): raise MotionFormatError(path, "is empty", "Download or export it again")
     if head.startswith(b"version https://git-lfs"): raise MotionFormatError(path, "is a git-lfs pointer, not the data", "Run `git lfs pull` in its repository")
     return path

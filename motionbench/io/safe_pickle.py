@@ -5,24 +5,24 @@
 # %% auto #0
 __all__ = ['load_torch', 'kept', 'loads', 'load', 'dump']
 
-# %% ../../nbs/io/05_safe_pickle.ipynb #e0c74741
-import gc
+# %% ../../nbs/io/05_safe_pickle.ipynb #062f5b59
 import io
 import math
 import os
 import pickle
-import re
 import types
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 
 from ..core.errors import MotionFormatError
 from .files import atomic_path, check_file
 from .safe_archives import KINDS, Refused, Storage, Tensor, TorchZip, inflate, need, npy_header
+from .safe_plain import read_plain
 from .safe_values import ENUMS, NAMES, Dtype, Pending, RawBytes, Wrapped, checked_array, checked_key, checked_set, first
 
 # %% ../../nbs/io/05_safe_pickle.ipynb #cecc3581
@@ -179,7 +179,8 @@ def _load_from_bytes(outer, data):
     file.read(8)
     return head[3].fill(file.read())
 
-# %% ../../nbs/io/05_safe_pickle.ipynb #41f91e2a
+# %% ../../nbs/io/05_safe_pickle.ipynb #d84b5bb1
+_KEYS = (str, int, float, bytes, type(None), np.integer, np.bool_)
 _LEAVES = {float, int, str, bool, bytes, type(None), complex}
 
 
@@ -203,62 +204,22 @@ def _finish(
         need(memo[id(o)] is not None, "a container that holds itself")
         return memo[id(o)]
     need(depth < 60, "nesting deeper than 60")
+    if type(o) is dict: need(all(issubclass(k, _KEYS) for k in set(map(type, o))), "a dictionary key that is no data")
     values = o.values() if type(o) is dict else o
     done, size, kinds = o, len(o) + 1, set(map(type, values))
+    arrays = kinds == {np.ndarray}
     if kinds == {list}:                                     # the rows of a table at once
         size += sum(map(len, values))
         if size <= limit: kinds = set(map(type, chain.from_iterable(values)))
-    if not kinds <= _LEAVES:
+    if arrays: size += sum(x.nbytes for x in values)//4
+    elif not kinds <= _LEAVES:
         memo[id(o)] = None
         parts = [_finish(v, limit, memo, depth + 1) for v in values]
         done, size = [v for v, _ in parts], 1 + sum(n for _, n in parts)
         done = dict(zip(o, done)) if type(o) is dict else type(o)(done)
-    need(size <= limit, f"a structure that unfolds to more than {limit} entries")
+    if size > limit: raise Refused(f"a structure that unfolds to more than {limit} entries")
     memo[id(o)] = done, size
     return done, size
-
-# %% ../../nbs/io/05_safe_pickle.ipynb #6a2ca8c6
-def _plain_until(
-    data:bytes,  # the beginning of a pickle
-    size:int,  # length of the whole, bounds the memo
-)->int:
-    "The place of the first opcode that is not plain data; the length of `data` (or more) if there is none."
-    if data[:1] != b"\x80" or not 2 <= data[1] <= 5: return 0
-    top = re.escape(bytes([min(size//4 >> 16, 0x7f)]))
-    run = re.compile(rb"(?s:(?:(?:G.{8})++|[\](eau}Ns\x88\x89\x94.]|K.|M..|J.{4}|[qh].|[rj]..[\x00-" + top + rb"]\x00)++)")
-    i, texts = 2, 0
-    while i < len(data):
-        if m := run.match(data, i):
-            i = m.end()
-            continue
-        op, texts = data[i], texts + 1
-        if texts > 300_000: return i
-        if op == 0x58: i += 5 + int.from_bytes(data[i+1:i+5], "little")         # text
-        elif op == 0x8c: i += 2 + data[i+1] if i + 1 < len(data) else 2
-        elif op == 0x8a and data[i+1:i+2] <= b"\x08": i += 2 + data[i+1] if i + 1 < len(data) else 2      # integers to 64 bits
-        elif op == 0x95: i += 9                                                 # a frame
-        else: return i
-    return i
-
-
-class _Plain(pickle.Unpickler):
-    "The C unpickler, for data that needs no names."
-    def find_class(self, module, name): raise Refused(f"the name {module}.{name}"[:200])
-
-    def persistent_load(self, pid): raise Refused("a persistent id")
-
-
-def _plain(file, size):
-    "What the file holds if that is nothing but plain data, else None; the file then stands at its beginning again."
-    head = file.read(65536)
-    if size > 65536 and _plain_until(head, size) >= len(head) - 9: head += file.read()
-    file.seek(0)
-    if len(head) < size or _plain_until(head, size) != size or head.count(b"]") + head.count(b"}") > 100_000 + size//8: return None
-    collects = gc.isenabled()
-    gc.disable()                                            # a million new lists would be searched for cycles again and again
-    try: return _Plain(io.BufferedReader(io.BytesIO(head), 1 << 20)).load()
-    finally:
-        if collects: gc.enable()
 
 # %% ../../nbs/io/05_safe_pickle.ipynb #5784defc
 @contextmanager
@@ -272,7 +233,7 @@ def _clean(path):
     except (Exception, MemoryError) as e:
         raise MotionFormatError(path, f"is no readable pickle ({type(e).__name__}: {str(e)[:120]})", "It may be truncated or damaged; download or export it again") from None
 
-# %% ../../nbs/io/05_safe_pickle.ipynb #1846faa0
+# %% ../../nbs/io/05_safe_pickle.ipynb #8cc16592
 def _npy(file, size, enums):
     "The array of a `.npy` file, or the object that it wraps."
     shape, fortran, dtype = npy_header(file)
@@ -295,7 +256,7 @@ def _read(file, size, enums):
         return _Reader(io.BytesIO(raw), len(raw), enums, archive.storage).load(), 4*size
     if head == b"\x93NUMPY": return _npy(file, size, enums), 4*size
     file, size = inflate(file, size)
-    made = _plain(file, size)
+    made = read_plain(file, size)
     return (_Reader(file, size, enums).load() if made is None else made), 4*size
 
 # %% ../../nbs/io/05_safe_pickle.ipynb #4b753644
@@ -309,7 +270,7 @@ def kept():
     try: yield
     finally: _KEPT.reset(token)
 
-# %% ../../nbs/io/05_safe_pickle.ipynb #a1dfba87
+# %% ../../nbs/io/05_safe_pickle.ipynb #688c6ceb
 def loads(
     data:bytes,  # a pickle inside bytes, as in PARC's files
     path="<bytes>",  # the file they come from, for messages
@@ -327,9 +288,16 @@ def load(
     enums=ENUMS,  # foreign classes (`module.Class`) whose instances are read as their plain value
 ):
     "What the file holds: dicts, lists, tuples, sets, text, numbers, arrays (tensors too). Anything else, or damage, ends in one `MotionFormatError`."
-    path = check_file(path)
-    with _clean(path), open(path, "rb") as file:
-        stat = os.fstat(file.fileno())
+    path = Path(path)
+    try: raw = open(path, "rb", buffering=0)
+    except OSError:
+        check_file(path)                                    # says what is wrong with it
+        raise
+    with raw, _clean(path):
+        file = io.BytesIO(raw.read()) if os.fstat(raw.fileno()).st_size < 1 << 20 else io.BufferedReader(raw)
+        if not (begins := file.read(64)).strip() or begins.startswith(b"version https://git-lfs"): check_file(path)
+        file.seek(0)
+        stat = os.fstat(raw.fileno())
         mark, memory = (str(path), stat.st_mtime_ns, stat.st_size, enums), _KEPT.get()
         if memory and mark in memory: return memory[mark]
         made, limit = _read(file, stat.st_size, enums)
@@ -342,13 +310,13 @@ def load(
 
 load_torch = load   # torch archives are recognised by content
 
-# %% ../../nbs/io/05_safe_pickle.ipynb #0490f4da
+# %% ../../nbs/io/05_safe_pickle.ipynb #090e66d0
 class _Writer(pickle.Pickler):
     "A pickler that names no private module."
     def reducer_override(self, o):
         if isinstance(o, np.ndarray):
             if o.dtype.hasobject: raise TypeError("an object array has no portable form")
-            return np.ndarray, (o.shape, o.dtype.str, bytearray(np.ascontiguousarray(o).tobytes()))
+            return np.ndarray, (o.shape, o.dtype.str, bytearray(o.tobytes()))
         return NotImplemented
 
 

@@ -6,7 +6,7 @@
 __all__ = ['Termination', 'first_loss', 'follow', 'evaluate_motion', 'step_of', 'shard_folder', 'check_shard', 'evaluate_shard',
            'shard_summary']
 
-# %% ../../nbs/rollouts/11_evaluate.ipynb #a17f6ad3
+# %% ../../nbs/rollouts/11_evaluate.ipynb #bd29fb35
 import json
 import re
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +20,7 @@ from ..core.robot import load_robot
 from ..io import safe_pickle
 from .manifest import sha256_of
 from .metrics import body_points, metrics_table, pose_errors
+from .policy import Tracker, load_follower
 from .shard import METRICS, PROVENANCE, Rollout, shard_provenance, write_json, write_trajectory
 from .source import SourceLibrary, open_source, shard_keys
 
@@ -48,12 +49,12 @@ def first_loss(
         if len(over): found.append((int(over[0]), name))
     return min(found, default=(len(error), ""), key=lambda f: f[0])
 
-# %% ../../nbs/rollouts/11_evaluate.ipynb #b95c31cb
+# %% ../../nbs/rollouts/11_evaluate.ipynb #e4c2868d
 def follow(
     motion,  # `Motion`, one clip of at least three frames
     robot,  # its `Robot`
     method:str,  # free, assisted or fixed
-    policy=None,  # observations -> joint targets; goes before the method
+    policy=None,  # observations -> joint targets, or a `Tracker`; goes before the method
     seed:int=0,  # of the environment
 ):
     "The rollout as a `Motion` that begins with the start state, whether it fell, and facts."
@@ -68,7 +69,8 @@ def follow(
     else:
         states = motion_states(motion, robot)
         env = Environment(robot, 1, states[:1], fps=motion.fps, substeps=int(np.ceil(RATE/motion.fps)), seed=seed)
-        done = [m for m in rollout(env, policy, len(states) - 1, seed, watch=begin) if m is not None]
+        act = policy.on(env, states) if isinstance(policy, Tracker) else policy
+        done = [m for m in rollout(env, act, len(states) - 1, seed, watch=begin) if m is not None]
     if not done: raise InvalidMotion("the simulation of its first step is not finite")
     run, start = done[0], starts[0]
     facts, join = run.source["torque"], lambda a, b: np.concatenate([a, b])
@@ -77,14 +79,14 @@ def follow(
     if method == "fixed" and policy is None: whole = replace(whole, root_pos=np.tile([0, 0, 1.0], (len(whole), 1)), root_quat=np.tile([1.0, 0, 0, 0], (len(whole), 1)))
     return whole, facts["ended"] == "fallen" or len(whole) < len(motion), {k: v for k, v in facts.items() if k.startswith("assist_") and k.endswith("_pct")}
 
-# %% ../../nbs/rollouts/11_evaluate.ipynb #383e1b58
+# %% ../../nbs/rollouts/11_evaluate.ipynb #3d49eda3
 def evaluate_motion(
     key:str,  # of the motion
     env_idx:int,  # its row in the shard
     motion,  # `Motion`, one clip of at least three frames
     robot,  # its `Robot`
     method:str="free",  # free, assisted or fixed
-    policy=None,  # observations -> joint targets; goes before the method
+    policy=None,  # as in `follow`
     limits:Termination=Termination(),  # when a motion is lost
     seed:int=0,  # of the environment
 )->tuple[Rollout, dict]:
@@ -129,7 +131,7 @@ def check_shard(
     if not differs: return
     raise ConfigError(f"{folder} holds another evaluation: {', '.join(f'{k} {old.get(k)!r} there, {provenance[k]!r} here' for k in differs[:2])}. Choose another --out or --step, or remove that folder")
 
-# %% ../../nbs/rollouts/11_evaluate.ipynb #0813af89
+# %% ../../nbs/rollouts/11_evaluate.ipynb #edaf04d8
 def evaluate_shard(
     source,  # `SourceLibrary`, or what `open_source` takes
     out,  # the experiment's folder
@@ -139,7 +141,7 @@ def evaluate_shard(
     robot=None,  # `Robot`, its name or model path; by default the clips' own
     method:str="free",  # free, assisted or fixed
     checkpoint=None,  # a policy's file; goes before the method
-    policy:dict={},  # options of `load_policy`: actions, scale, activation
+    policy:dict={},  # options of `load_follower`: actions, scale, activation
     limits:Termination=Termination(),  # when a motion is lost
     seed:int=0,  # of the environment
 )->dict:
@@ -154,9 +156,7 @@ def evaluate_shard(
     folder, act = shard_folder(out, step, shard), None
     check_shard(folder, told)
     if (folder/METRICS).is_file(): return shard_summary(folder, kept=len(keys))
-    if checkpoint:
-        from motionbench.physics.policies import load_policy
-        act = load_policy(checkpoint, robot, **policy)
+    if checkpoint: act = load_follower(checkpoint, robot, **policy)
     write_json(folder/PROVENANCE, told)
     rows, errors, kept = [], {}, 0
     for i, key in enumerate(keys):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['our_files', 'foreign_files', 'write_merge', 'Merged', 'merge_exports']
 
-# %% ../../nbs/rollouts/20_merge.ipynb #abf883d0
+# %% ../../nbs/rollouts/20_merge.ipynb #6e8e2cf6
 import json
 import os
 import shutil
@@ -15,8 +15,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from ..core.errors import ConfigError, MotionFormatError
-from .manifest import CARD, FOLDERS, MANIFEST, files_of, is_inside, manifest_text, read_manifest, sha256_of
+from .manifest import CARD, FOLDERS, MANIFEST, copy_hashed, files_of, is_inside, manifest_text, read_manifest, sha256_of
 from .parts import POLICIES, check_parts, plan_merge, read_parts
+from .processes import in_processes
 
 # %% ../../nbs/rollouts/20_merge.ipynb #698bd0f3
 _WORK = ".merge"
@@ -63,13 +64,12 @@ def foreign_files(
     if bad: raise MotionFormatError(folder, f"holds {', '.join(bad[:5])}{f' and {len(bad) - 5} more' if bad[5:] else ''}, which no merge has made", "Move them away, or name another output")
     return others
 
-# %% ../../nbs/rollouts/20_merge.ipynb #5120ab33
-def _place(work, path, digest, copy):
-    "Let `copy` write the file aside, check it, rename it to `path`."
-    part = work/"part"
-    copy(part)
-    if sha256_of(part) != digest: raise MotionFormatError(path, "its source has another checksum than the manifest of the shard says", "The shard is damaged or was changed; export it again")
-    path.parent.mkdir(parents=True, exist_ok=True)
+# %% ../../nbs/rollouts/20_merge.ipynb #14d02a11
+def _place(part, path, content, digest):
+    "Write the text, or the copy of the file, aside, check it, rename it to `path`."
+    if isinstance(content, str): part.write_text(content, encoding="utf-8")
+    if (sha256_of(part) if isinstance(content, str) else copy_hashed(content, part)) != digest:
+        raise MotionFormatError(path, "its source has another checksum than the manifest of the shard says", "The shard is damaged or was changed; export it again")
     os.replace(part, path)
 
 
@@ -87,6 +87,7 @@ def write_merge(
     files:dict,  # relative path -> source and sha256
     texts:dict,  # relative path -> text and sha256
     manifest:str,  # the manifest's text
+    n_jobs:int=None,  # processes, as of `processes`
 )->dict:
     "Bring the folder to exactly these files and those of others; what was written, already there, removed and left."
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,16 +100,17 @@ def write_merge(
     (folder/MANIFEST).unlink(missing_ok=True)
     gone = sorted(r for r in ours - set(wanted) if (folder/r).is_file())
     _remove(folder, sorted(ours - set(wanted)))
-    todo = [r for r, h in wanted.items() if not ((folder/r).is_file() and sha256_of(folder/r) == h)]
-    for r in todo:
-        if r in files: _place(work, folder/r, files[r][1], lambda part: shutil.copyfile(files[r][0], part))
-        else: _place(work, folder/r, texts[r][1], lambda part: part.write_text(texts[r][0], encoding="utf-8"))
+    there = set(files_of(folder))
+    same = {r: None for r, h in wanted.items() if r in there and sha256_of(folder/r) == h}
+    todo = [r for r in wanted if r not in same]
+    for above in sorted({(folder/r).parent for r in todo}): above.mkdir(parents=True, exist_ok=True)
+    in_processes(_place, [(work/f"part{i}", folder/r, *(files[r] if r in files else texts[r])) for i, r in enumerate(todo)], n_jobs)
     (work/"part").write_text(manifest, encoding="utf-8")
     os.replace(work/"part", folder/MANIFEST)
     shutil.rmtree(work)
-    return {"written": todo, "already_there": [r for r in wanted if r not in todo], "removed": gone, "left": left}
+    return {"written": todo, "already_there": list(same), "removed": gone, "left": left}
 
-# %% ../../nbs/rollouts/20_merge.ipynb #01214f43
+# %% ../../nbs/rollouts/20_merge.ipynb #a14a0fa6
 @dataclass(frozen=True, eq=False, repr=False)
 class Merged:
     "What a merge did."
@@ -141,6 +143,7 @@ def merge_exports(
     metric:str=None,  # for best, a name in the manifests; less is better, except of progress and success_rate (default: mpjpe_g)
     mixed_checkpoints:bool=False,  # whether shards of several policies may be merged
     card=None,  # function of the merged manifest that gives the text of README.md
+    n_jobs:int=None,  # processes; None: all cores, where they pay
 )->Merged:
     "Merge; can be killed and run again, and gives the same bytes. `MotionbenchError` if the shards do not belong together or the output is not ours."
     if on_conflict not in POLICIES: raise ConfigError(f"on_conflict is {on_conflict!r}, expected {', '.join(POLICIES)}")
@@ -155,5 +158,5 @@ def merge_exports(
         texts = {CARD: (text := card(plan.manifest), sha256(text.encode()).hexdigest())} if card else {}
         files = {r: f for r, f in plan.files.items() if r not in texts}
         manifest = plan.manifest | {"sha256": {r: h for r, (_, h) in (files | texts).items()}}
-        with _only_writer(output): done = write_merge(output, files, texts, manifest_text(manifest))
+        with _only_writer(output): done = write_merge(output, files, texts, manifest_text(manifest), n_jobs)
     return Merged(output, manifest, **done, not_taken=plan.left)

@@ -18,7 +18,7 @@ from ..core.kinematics import forward_kinematics
 from ..core.rotation import yaw
 from ..io.files import atomic_path
 
-# %% ../../nbs/rollouts/30_replay.ipynb #df41bb59
+# %% ../../nbs/rollouts/30_replay.ipynb #7e49c072
 def parse_size(
     text:str,  # for instance 640x480
 )->tuple[int, int]:
@@ -40,7 +40,7 @@ def mp4_writer(
     except ImportError: raise ConfigError("films are written with PyAV, which is not installed: pip install av") from None
     with atomic_path(path) as part:
         with av.open(str(part), "w", options={"movflags": "+faststart", "fflags": "+bitexact"}) as container:
-            stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"preset": "veryfast", "crf": "21"})
+            stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"preset": "veryfast", "crf": "23", "x264-params": "mbtree=0"})
             stream.width, stream.height, stream.pix_fmt, stream.codec_context.thread_count = *size, "yuv420p", 1
             yield lambda picture: container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")))
             container.mux(stream.encode())

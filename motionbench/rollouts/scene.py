@@ -6,7 +6,7 @@
 __all__ = ['nearest_frames', 'retime_contacts', 'SourceFacts', 'source_facts', 'hands_of', 'object_of', 'table_order', 'meta_of',
            'usd_files', 'needs_geometry']
 
-# %% ../../nbs/rollouts/09_scene.ipynb #7e1555e5
+# %% ../../nbs/rollouts/09_scene.ipynb #a87c73bc
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +16,13 @@ from ..core.errors import MotionFormatError
 from ..core.motion import check_array, check_quat
 from ..io import safe_pickle
 from ..io.files import check_file, reading
-from ..io.grail import ObjectMotion, read_grail_object
+from ..io.grail import ObjectMotion, grail_object
 from ..io.phc import HANDS
 from ..io.shared import frame_rate, need, pick, to_wxyz
 from .manifest import MANIFEST, PLACEHOLDER, USD, files_of, owner, read_manifest
 from .source import SourceLibrary
 
-# %% ../../nbs/rollouts/09_scene.ipynb #d0e0515b
+# %% ../../nbs/rollouts/09_scene.ipynb #238f0deb
 def nearest_frames(
     frames:int,  # of the result
     fps:float,  # of the result
@@ -40,12 +40,15 @@ def retime_contacts(
     fps:float,  # of the result
 )->dict:
     "The contact points by frame of the result; those after its end are left out."
-    out = {}
-    for t in sorted(points, key=lambda t: (abs(t/source_fps*fps - round(t/source_fps*fps)), t)): out.setdefault(round(t/source_fps*fps), points[t])
-    near = nearest_frames(frames, fps, max(points, default=0) + 1, source_fps)
-    for k in range(frames):
-        if k not in out and near[k] in points and abs(near[k]/source_fps - k/fps) <= 0.5/source_fps + 1e-9: out[k] = points[near[k]]
-    return {k: out[k] for k in sorted(out) if 0 <= k < frames}
+    if not points: return {}
+    source, at = np.array(sorted(points)), np.array(sorted(points))/source_fps*fps
+    best = np.lexsort((source, np.abs(at - np.round(at))))
+    frame, which = np.unique(np.round(at[best]).astype(int), return_index=True)
+    out = dict(zip(frame.tolist(), source[best][which].tolist()))
+    near = nearest_frames(frames, fps, int(source[-1]) + 1, source_fps)
+    holes = np.flatnonzero(np.isin(near, source) & (np.abs(near/source_fps - np.arange(frames)/fps) <= 0.5/source_fps + 1e-9))
+    out = dict(zip(holes.tolist(), near[holes].tolist())) | out
+    return {k: points[out[k]] for k in sorted(out) if 0 <= k < frames}
 
 # %% ../../nbs/rollouts/09_scene.ipynb #12a38383
 @dataclass(frozen=True, eq=False)
@@ -90,7 +93,7 @@ def hands_of(
     if rollout.hand_dof_pos is not None: out["hand_dof_pos"] = rollout.hand_dof_pos
     return out, "" if "hand_dof_pos" not in out else "source" if rollout.hand_dof_pos is None else "rollout"
 
-# %% ../../nbs/rollouts/09_scene.ipynb #6c54acf2
+# %% ../../nbs/rollouts/09_scene.ipynb #e0e86249
 def object_of(
     rollout,  # `Rollout`
     source:SourceLibrary,  # the library
@@ -99,7 +102,7 @@ def object_of(
     if rollout.object_pos is None or rollout.object_quat is None: return None
     path, n, fps = source.path/"objects"/f"{rollout.key}.pkl", len(rollout), rollout.motion.fps
     if not path.is_file(): return ObjectMotion(fps, rollout.object_pos, rollout.object_quat, rollout.key)
-    old = read_grail_object(path)
+    old = grail_object(path, safe_pickle.load(path))
     points = {side: retime_contacts(p, old.fps, n, fps) for side, p in old.contact_points.items()}
     return ObjectMotion(fps, rollout.object_pos, rollout.object_quat, old.name, old.scale, points)
 

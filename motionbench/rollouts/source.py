@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SourceLibrary', 'shard_keys', 'open_source', 'read_clip']
 
-# %% ../../nbs/rollouts/09_source.ipynb #a649b3a7
+# %% ../../nbs/rollouts/09_source.ipynb #a964cea8
 import hashlib
 import json
 from dataclasses import dataclass
@@ -17,8 +17,9 @@ from ..io.joints import as_robot
 from ..io.library import INDEX, MotionLibrary
 from ..io.registry import Probe, read_motion, sniff
 from .manifest import sha256_of
+from .processes import in_processes
 
-# %% ../../nbs/rollouts/09_source.ipynb #e9b79e34
+# %% ../../nbs/rollouts/09_source.ipynb #a6a15b10
 @dataclass(frozen=True, eq=False)
 class SourceLibrary:
     "Clips of robots by key."
@@ -33,9 +34,9 @@ class SourceLibrary:
         "Keys in sorted order."
         return tuple(sorted(self.files))
 
-    def digest(self):
-        "A hash of keys and contents; where the library lies does not matter."
-        clips = [(k, sha256_of(f)) for k, f in self.files.items()] if self.library is None else [(c["name"], c["length"], c["fps"], c["crc32"]) for c in self.library.clips]
+    def digest(self, n_jobs=None):
+        "A hash of keys and contents, computed in so many processes; where the library lies does not matter."
+        clips = [*zip(self.files, in_processes(sha256_of, [(f,) for f in self.files.values()], n_jobs))] if self.library is None else [(c["name"], c["length"], c["fps"], c["crc32"]) for c in self.library.clips]
         return hashlib.sha256(json.dumps(sorted(clips)).encode()).hexdigest()
 
     def facts(self, digest):

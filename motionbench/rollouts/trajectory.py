@@ -6,8 +6,9 @@
 __all__ = ['G1_JOINTS', 'G1_ISAACLAB', 'is_g1', 'split_columns', 'Rollout', 'cut_rollout', 'own_frames', 'read_trajectory',
            'write_trajectory']
 
-# %% ../../nbs/rollouts/10_trajectory.ipynb #69e319f4
+# %% ../../nbs/rollouts/10_trajectory.ipynb #4413e7b5
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from ..io.joints import as_robot
 from ..io.phc import G1_23
 from ..io.shared import frame_rate, need, texts, to_wxyz, told
 
-# %% ../../nbs/rollouts/10_trajectory.ipynb #f0f42f18
+# %% ../../nbs/rollouts/10_trajectory.ipynb #9fc654e3
 G1_JOINTS = (*G1_23[:19], *(f"left_wrist_{a}_joint" for a in ("roll", "pitch", "yaw")), *G1_23[19:], *(f"right_wrist_{a}_joint" for a in ("roll", "pitch", "yaw")))
 G1_ISAACLAB = tuple(G1_JOINTS[j] for j in (0, 6, 12, 1, 7, 13, 2, 8, 14, 3, 9, 15, 22, 4, 10, 16, 23, 5, 11, 17, 24, 18, 25, 19, 26, 20, 27, 21, 28))
 
@@ -39,16 +40,21 @@ def split_columns(
     names=None,  # names of the columns, as the file has them
 )->tuple[np.ndarray, np.ndarray, tuple]:
     "Columns of the robot's joints in its own order `(J,)`, the other columns `(H,)` and their names (empty: unknown)."
+    try: return _split(columns, robot, None if names is None else texts("joint_names", names))
+    except MotionFormatError as e: raise MotionFormatError(path, e.problem, e.remedy) from None
+
+
+@lru_cache(16)
+def _split(columns, robot, names):
     if names is None:
         if not is_g1(robot):
-            raise MotionFormatError(path, f"names no joints for its {columns} columns, and {robot.name} is no G1 with 29 joints, whose order is known", "Write joint_names into it, or name the robot it was made for")
-        if columns < len(G1_ISAACLAB): raise MotionFormatError(path, f"has {columns} joint columns, expected the 29 of the G1, then its hands", "Name the robot it was made for")
+            raise MotionFormatError("", f"names no joints for its {columns} columns, and {robot.name} is no G1 with 29 joints, whose order is known", "Write joint_names into it, or name the robot it was made for")
+        if columns < len(G1_ISAACLAB): raise MotionFormatError("", f"has {columns} joint columns, expected the 29 of the G1, then its hands", "Name the robot it was made for")
         names = (*G1_ISAACLAB, *(f"hand {i}" for i in range(columns - 29)))
         return np.array([names.index(n) for n in robot.joint_names]), np.arange(29, columns), ()
-    names = texts("joint_names", names)
     missing = [n for n in robot.joint_names if n not in names]
-    if len(names) != columns or len(set(names)) < columns: raise MotionFormatError(path, f"has {columns} joint columns and {len(set(names))} different joint names", "The file is damaged")
-    if missing: raise MotionFormatError(path, f"has no joint {', '.join(missing[:6])}, which {robot.name} has", "Name the robot it was made for")
+    if len(names) != columns or len(set(names)) < columns: raise MotionFormatError("", f"has {columns} joint columns and {len(set(names))} different joint names", "The file is damaged")
+    if missing: raise MotionFormatError("", f"has no joint {', '.join(missing[:6])}, which {robot.name} has", "Name the robot it was made for")
     hands = [i for i, n in enumerate(names) if n not in robot.joint_names]
     return np.array([names.index(n) for n in robot.joint_names]), np.array(hands, int), tuple(names[i] for i in hands)
 
