@@ -26,7 +26,7 @@ def noise_for(
     i = int(np.argmax(acc <= middle))
     return float(level[i-1] + (level[i] - level[i-1])*(acc[i-1] - middle)/max(acc[i-1] - acc[i], 1e-9))
 
-# %% ../../nbs/amp/16_diagnosis.ipynb #599fbae3
+# %% ../../nbs/amp/16_diagnosis.ipynb #0ac3d039
 def diagnose(
     report,  # `LeakReport`
     disc_acc:float=None,  # accuracy of the discriminator in training, 0 to 1; None: not known
@@ -73,7 +73,7 @@ def soften(report, disc_acc):
     out.append("Lower disc_lr (5e-5) and update_steps (2), raise r1_gamma.")
     return out + hints(report)
 
-
+# %% ../../nbs/amp/16_diagnosis.ipynb #fda8eb56
 def top(report):
     "The three blocks that are told apart best."
     return sorted((r for r in report.rows if r["block"] != "all"), key=lambda r: -r["accuracy"])[:3]

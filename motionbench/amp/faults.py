@@ -25,7 +25,7 @@ class Cause:
 
     def __str__(self): return f"{self.block}: {self.message}"
 
-# %% ../../nbs/amp/13_faults.ipynb #292a4d5f
+# %% ../../nbs/amp/13_faults.ipynb #da5607dc
 JOINT_BLOCKS = "joint_positions", "joint_velocities"
 VECTOR_BLOCKS = "root_linear_velocity", "root_angular_velocity", "key_bodies"
 PLACE_BLOCKS = "joint_positions", "root_height", "root_position", "key_bodies"
@@ -49,7 +49,7 @@ class Case:
 
     def cause(self, kind, contract, message, value=None): return Cause(self.block, kind, bool(contract), message, value)
 
-
+# %% ../../nbs/amp/13_faults.ipynb #a23fd862
 def repairs(
     case:Case,
 )->list[tuple[Cause, np.ndarray]]:
@@ -75,7 +75,7 @@ def listing(
     "The first four names, and how many more there are."
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
-
+# %% ../../nbs/amp/13_faults.ipynb #758ea15f
 def reorderings(case):
     "The order that fits this block, and those that fit other blocks of the same joints."
     out, orders = [], {tuple(o): o for o in (find_order(case.ref, case.pol), *case.orders)}

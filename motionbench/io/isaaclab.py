@@ -19,7 +19,7 @@ from .registry import Format, lost, register
 from .shared import columns, frame_rate, texts, told, velocities_of, whole
 from .skeletons import bodies_of
 
-# %% ../../nbs/io/18_isaaclab.ipynb #841fc4e8
+# %% ../../nbs/io/18_isaaclab.ipynb #6fa268df
 ISAACLAB_KEYS = ("dof_names", "body_names", "dof_positions", "dof_velocities", "body_positions", "body_rotations", "body_linear_velocities", "body_angular_velocities")
 EXTRA = dict(computed_torques=("T", "J"), assist_wrench=("T", 6), time=("T",))     # what files with torques may have besides
 
@@ -45,7 +45,7 @@ def check_assist(
     if said and wrench is None: raise InvalidMotion("the rollout was assisted, but its assist_wrench (T, 6) is missing; torques without it are not those of a free robot")
     if not said and wrench is not None and np.any(wrench): raise InvalidMotion("the metadata says that the rollout was not assisted, but assist_wrench is not zero; set assisted to true")
 
-
+# %% ../../nbs/io/18_isaaclab.ipynb #759d956c
 def root_column(
     path,  # the file, for messages
     bodies:tuple,  # body names of the file

@@ -73,10 +73,7 @@ def _slope(f, state, price, friction):
     A[2, 2] = inside + on
     return A/price
 
-# %% ../../nbs/physics/03_cone.ipynb #b0e5d8f7
-BLOCK = 512   # frames
-
-
+# %% ../../nbs/physics/03_cone.ipynb #ea2b50ba
 def _solve(H, x):
     "Solutions `(6, T)` of the systems `(T, 6, 6)`."
     return np.linalg.solve(H, x.T[..., None])[..., 0].T
@@ -109,6 +106,9 @@ def _newton(w, wrench, arm, price, friction, tolerance, most):
     done = np.ones(out_w.shape[1], bool)
     done[todo] = False
     return out_w, out_f, done
+
+# %% ../../nbs/physics/03_cone.ipynb #0896dc85
+BLOCK = 512   # frames
 
 
 def _block(wrench, arm, price, friction, tolerance):

@@ -80,7 +80,7 @@ def plan_of(
     order = robot.joint_order(motion.joint_names)
     return Plan(asked.motion, motion_states(asked.motion, robot), asked.torque[:, order])
 
-# %% ../../nbs/physics/05_tracking.ipynb #04278570
+# %% ../../nbs/physics/05_tracking.ipynb #b2af3d4b
 METHODS = ("free", "assisted", "fixed")
 RATE = 500   # physics steps per second, at least, where feet touch the ground
 
@@ -100,7 +100,7 @@ def start_frames(
     "First frames `(num,)`, evenly spread, the first one 0."
     return np.arange(num)*max(frames - 2, 1)//num
 
-
+# %% ../../nbs/physics/05_tracking.ipynb #cfe0d2ce
 def track(
     motion,  # `Motion`, one clip of at least three frames
     robot,  # its `Robot`
@@ -127,7 +127,7 @@ def track(
     told = [replace(m, source={**m.source, "torque": {**m.source["torque"], **said, **tracking_facts(m, plan, robot)}}) for m in done]
     return sorted(told, key=lambda m: (m.source["torque"]["env"], m.source["torque"]["episode"]))
 
-
+# %% ../../nbs/physics/05_tracking.ipynb #84c961ef
 def _episode(env, plan, start, number, inertia, frequency, watch):
     "The motions of one episode of every environment."
     env.set_state(plan.states[start])

@@ -56,11 +56,11 @@ def old_arrays(
         return old_slerp(x[i], x[j], b) if name == "body_rotations" else (1.0 - b)*x[i] + b*x[j]
     return tuple(at(k, x) for k, x in arrays.items())
 
-# %% ../../nbs/torque/02_loader.ipynb #c4ee5ca1
+# %% ../../nbs/torque/02_loader.ipynb #7a4b2cbb
 def read_clips(
     files,  # paths or `TorqueClip`s
 )->tuple[list, list]:
-    "The clips with joints and bodies in the order of the first, and their names; `ConfigError` says in what they differ."
+    "The clips and their names; `ConfigError` says in what they differ."
     clips = [f if isinstance(f, TorqueClip) else read_torque(f, need=()) for f in files]
     names = [f"clip {i}" if isinstance(f, TorqueClip) else str(f) for i, f in enumerate(files)]
     if not clips: raise ConfigError("there is no motion file; name at least one")

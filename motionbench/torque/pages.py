@@ -101,7 +101,7 @@ def effort_page(
     cost = analysis.facts["cost_of_transport"]["absolute"]
     return _title(fig, analysis, "effort of the motors" + ("" if cost is None else f"; cost of transport {cost:.2f}"))
 
-# %% ../../nbs/torque/15_pages.ipynb #d7049bf1
+# %% ../../nbs/torque/15_pages.ipynb #4614ffb9
 def variance_accounted(
     torque:np.ndarray,  # `(T, J)` N·m
     most:int=8,  # patterns
@@ -115,7 +115,7 @@ def variance_accounted(
     count = range(1, min(most, moves) + 1)
     return dict(components=principal_components(x, len(count)).accounted.tolist(), synergies=[float(synergies(directions(x), k, seed, starts=2, steps=150).accounted[-1]) for k in count])
 
-
+# %% ../../nbs/torque/15_pages.ipynb #ee94e67e
 def _short(name): return name.lower().removesuffix("_joint").replace("left_", "L ").replace("right_", "R ").replace("_", " ")
 
 

@@ -42,7 +42,7 @@ def adapted_weight(
     lead = lambda accuracy: max(accuracy - 0.5, 0) + 0.05
     return weight**(1 - rate)*(base*min(max(lead(torque)/lead(kinematic), 1/bound), bound))**rate
 
-# %% ../../nbs/torque/30_streams.ipynb #6a231014
+# %% ../../nbs/torque/30_streams.ipynb #48fef27f
 class Replay:
     "Rows that are remembered; the oldest are overwritten."
     def __init__(self,
@@ -60,7 +60,7 @@ class Replay:
         "Any `n` of them."
         return self.rows[torch.randint(min(self.count, len(self.rows)), (n,), generator=generator)]
 
-
+# %% ../../nbs/torque/30_streams.ipynb #533ce0d4
 class TorqueStream:
     "A discriminator of torque windows and its weight."
     def __init__(self,

@@ -27,7 +27,7 @@ from .checkpoint import check_same, checkpoints, load_checkpoint, read_facts, sa
 from .reference import TorqueWindows, check_definitions, exploration_torque, torque_error
 from .streams import TorqueConfig, TorqueStream
 
-# %% ../../nbs/torque/31_train.ipynb #6218f1d9
+# %% ../../nbs/torque/31_train.ipynb #f756c5c3
 class TorqueEpisodes(StyleEpisodes):
     "`StyleEpisodes` that also keep the torques of the last `k` frames."
     def __init__(self,
@@ -53,7 +53,7 @@ class TorqueEpisodes(StyleEpisodes):
         "Joint positions and torques of the last frames `(N, k, 2J)`, after a step."
         return torch.cat([self.history[:, -self.torques.shape[1]:], self.torques], -1)
 
-
+# %% ../../nbs/torque/31_train.ipynb #f39bce18
 class TorqueAMP(StyleAMP):
     "`StyleAMP` whose rewards are mixed with those of a `TorqueStream`."
     def __init__(self, *args, stream:TorqueStream, **agent):
@@ -80,7 +80,7 @@ class TorqueAMP(StyleAMP):
         self.stream.learn(torch.cat(self.windows))
         self.windows.clear()
 
-
+# %% ../../nbs/torque/31_train.ipynb #7fb9294c
 class TorqueRun(AmpRun):
     "An `AmpRun` with a torque stream."
     name, shown = "torque AMP", ("disc_acc_kinematic", "disc_acc_torque", "torque_weight", "pose_error", "torque_error")
@@ -102,7 +102,7 @@ class TorqueRun(AmpRun):
 
     def infos(self, windows): return super().infos(windows) | dict(torque_obs=self.stream.scale(self.episodes.torque_windows()).flatten(1))
 
-# %% ../../nbs/torque/31_train.ipynb #80e4d386
+# %% ../../nbs/torque/31_train.ipynb #f0336724
 @dataclass(frozen=True, eq=False, repr=False)
 class TorqueTraining(AmpTraining):
     "An `AmpTraining` with the second discriminator, if there is one, and a record of what it was made of."
@@ -138,7 +138,7 @@ def train_torque(
     made, own = run.training(), dict(torque_discriminator=run.stream.discriminator, torque_scale=run.stream.scale) if run.stream else {}
     return TorqueTraining(**{f.name: getattr(made, f.name) for f in fields(made)}, **own, record=record)
 
-
+# %% ../../nbs/torque/31_train.ipynb #a60a30a4
 def asked_of(
     windows:TorqueWindows,  # the reference
     robot,  # `Robot`
