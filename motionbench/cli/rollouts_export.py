@@ -14,7 +14,7 @@ from pathlib import Path
 from .parser import common, list_skipped, positive, report
 from ..core.errors import ConfigError
 
-# %% ../../nbs/cli/14_rollouts_export.ipynb #1d732a5a
+# %% ../../nbs/cli/14_rollouts_export.ipynb #940c6858
 def whole_number(text:str)->int:
     "A whole number from 0."
     if not text.isdecimal(): raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
@@ -32,7 +32,7 @@ def add_rollouts_evaluate(commands):
     p.add_argument("--shard", type=whole_number, default=0, metavar="I", help="which one, from 0 (default: 0)")
     p.add_argument("--step", type=whole_number, metavar="STEP", help="training step of the policy (default: as the checkpoint's name says, else 0)")
     p.add_argument("--controller", default="free", choices=["free", "assisted", "fixed"], help="who follows, without a checkpoint: motors alone, with a spring at the root, or with the root held in the air")
-    p.add_argument("--checkpoint", metavar="FILE", help="a policy instead: TorchScript, ONNX or a checkpoint of skrl")
+    p.add_argument("--checkpoint", metavar="FILE", help="a policy instead: TorchScript, ONNX or a checkpoint of skrl; it sees the motion one frame ahead if its file says observations = tracking")
     p.add_argument("--task", metavar="ROBOT", help="the policy's robot; the same as --robot")
     p.add_argument("--actions", default="angles", choices=["angles", "range"], help="what the policy's actions mean: joint angles, or shares of the joint's range about its middle")
     p.add_argument("--action-scale", type=float, default=1.0, metavar="X", help="factor of the actions")

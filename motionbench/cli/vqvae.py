@@ -107,7 +107,7 @@ def command_vqvae_decode(args)->int:
     text = "\n".join(f"{r['out']}: {r['frames']} frames at {r['fps']:g} fps" + (f"; left out: {', '.join(r['lost'])}" if r["lost"] else "") for r in rows)
     return finish(args, {"tokenizer": tokenizer.digest, "clips": rows}, text or "no clip was decoded", found.failed, found.skipped)
 
-# %% ../../nbs/cli/10_vqvae.ipynb #0300944b
+# %% ../../nbs/cli/10_vqvae.ipynb #1df936eb
 def add_vqvae_generate(commands):
     "The parser of `motionbench vqvae generate`."
     p = commands.add_parser("generate", help="a random motion from which token follows which: a seed for generators, not a generator",
@@ -141,7 +141,7 @@ def command_vqvae_generate(args)->int:
     tokenizer, found = load_tokenizer(args.tokenizer), find_tokens(args.source)
     if out.resolve() in {f.resolve() for f in found.files.values()}: raise ConfigError(f"{out}: the motion would overwrite tokens; name another file")
     frames = max(2, round(args.seconds*tokenizer.layout.fps) + 1)
-    tokens = replace(sample_tokens(bigram_model(list(found.clips.values())), math.ceil(frames/tokenizer.ratio), args.seed), frames=frames)
+    tokens = replace(sample_tokens(bigram_model(list(found.clips.values())), math.ceil(frames/tokenizer.config.ratio), args.seed), frames=frames)
     lost = write_as(tokenizer.decode(tokens), out, args.to, out, robot=robot_of(args.robot, tokenizer.layout))
     value = dict(out=str(out), frames=frames, fps=tokens.fps, tokens=len(tokens), seed=args.seed, learnt_from=list(found.clips), lost=list(lost))
     return finish(args, value, f"{out}: {frames} frames at {tokens.fps:g} fps, {len(tokens)} tokens drawn by which followed which in {len(found.clips)} clips, seed {args.seed}", found.failed, found.skipped)

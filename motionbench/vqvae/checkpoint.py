@@ -61,21 +61,16 @@ def digest_of(
     for name, x in sorted(tensors.items()): digest.update(name.encode() + x.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
-# %% ../../nbs/vqvae/06_checkpoint.ipynb #68d2fbe8
+# %% ../../nbs/vqvae/06_checkpoint.ipynb #dce8cbe2
 @dataclass(frozen=True, eq=False, repr=False)
 class Tokenizer:
     "A trained network and all that its numbers mean."
     model:MotionVQVAE  # in evaluation mode
     mean:torch.Tensor  # `(D,)` of the features
-    std:torch.Tensor  # `(D,)`
+    std:torch.Tensor  # `(D,)` units of the columns: standard deviations, weighed
     layout:Layout  # what the D columns mean
     config:VqvaeConfig  # of the training
     metrics:dict = field(default_factory=dict)  # of held-out clips
-
-    @property
-    def ratio(self):
-        "Frames per token."
-        return self.config.stride_t**self.config.down_t
 
     @property
     def digest(self):
@@ -87,7 +82,7 @@ class Tokenizer:
         return {**{f"model.{k}": v for k, v in self.model.state_dict().items()}, "mean": self.mean, "std": self.std}
 
     def normalised(self, x):
-        "Features `(..., D)` in standard deviations, a tensor on the network's device."
+        "Features `(..., D)` in their units, a tensor on the network's device."
         return (torch.as_tensor(x, dtype=torch.float32, device=self.mean.device) - self.mean)/self.std
 
     def codes(self,
@@ -113,7 +108,7 @@ class Tokenizer:
         motion = fitted(motion, self.layout, resample, self.config.apply_sim_to_real_map)
         x = motion_features(motion, self.layout, robot)
         codes = follow_path(x, self.layout, self.codes, self.features) if follow and self.layout.name == "motion" else self.codes(x)
-        return Tokens(codes, tuple(self.model.quantizer.books), len(motion), self.layout.fps, self.ratio, self.digest, start_of(motion), dict(motion.source))
+        return Tokens(codes, tuple(self.model.quantizer.books), len(motion), self.layout.fps, self.config.ratio, self.digest, start_of(motion), dict(motion.source))
 
     def decode(self,
         tokens:Tokens,  # of this tokenizer
@@ -122,7 +117,7 @@ class Tokenizer:
         if tokens.checkpoint not in ("", self.digest): raise InvalidMotion(f"these tokens are of the tokenizer {tokens.checkpoint}, this one is {self.digest}; their codes mean something else here")
         return motion_of_features(self.features(tokens.codes, tokens.frames), self.layout, tokens.start[:2], tokens.start[2]).with_step("vqvae", tokenizer=self.digest, bits_per_second=round(tokens.bits_per_second, 3))
 
-    def __repr__(self): return f"Tokenizer({self.layout.robot or 'robot'}: {len(self.layout.columns)} columns at {self.layout.fps:g} fps, {self.ratio} frames to a token of {self.model.quantizer.bits:g} bits, {self.digest})"
+    def __repr__(self): return f"Tokenizer({self.layout.robot or 'robot'}: {len(self.layout.columns)} columns at {self.layout.fps:g} fps, {self.config.ratio} frames to a token of {self.model.quantizer.bits:g} bits, {self.digest})"
 
 # %% ../../nbs/vqvae/06_checkpoint.ipynb #9a885b15
 FORMAT, VERSION = "motionbench-vqvae", 1

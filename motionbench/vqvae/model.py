@@ -211,14 +211,14 @@ def smoothed(
     x = torch.cat([x[:, :1], x, x[:, -1:]], 1)
     return (x[:, :-2] + 2*x[:, 1:-1] + x[:, 2:])/4
 
-# %% ../../nbs/vqvae/04_model.ipynb #b69ab4d6
+# %% ../../nbs/vqvae/04_model.ipynb #ddbe7658
 class Output(NamedTuple):
     "What a forward pass gives."
     recon:torch.Tensor  # `(B, T, D)`
     codes:torch.Tensor  # `(B, L, Q)`, -1 for padded tokens
     commit:torch.Tensor  # the quantizer's loss; zero in evaluation
 
-
+# %% ../../nbs/vqvae/04_model.ipynb #0942bbcb
 class MotionVQVAE(nn.Module):
     "Normalised features `(B, T, D)` to tokens and back; `ConfigError` if the window gives fewer than two tokens."
     def __init__(self,

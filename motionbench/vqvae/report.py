@@ -109,7 +109,7 @@ def vqvae_report(
     "The `Report` of the clips; errors as in `clip_report`."
     return gather(tokenizer, [clip_report(tokenizer, name, motion, robot, resample) for name, motion in motions], robot, training_log)
 
-# %% ../../nbs/vqvae/12_report.ipynb #25358c74
+# %% ../../nbs/vqvae/12_report.ipynb #97df3067
 SHOWN = {"clip": "clip", "seconds": "[s]", "dof_mean_rad": "mean [rad]", "dof_rmse_rad": "rmse [rad]", "dof_max_rad": "worst [rad]", "dof_max_joint": "worst joint", "mpjpe_mm": "bodies [mm]",
          "mpjpe_world_mm": "in world [mm]", "dof_vel_rmse_rad_s": "velocity [rad/s]", "dof_jerk_rmse_rad_s3": "jerk [rad/s³]", "root_drift_pct": "drift [%]",
          "skate_reference_mean_m_s": "skate [m/s]", "skate_mean_m_s": "after", "penetration_reference_max_cm": "depth [cm]", "penetration_max_cm": "after"}
@@ -153,7 +153,7 @@ def report_dict(
 )->dict:
     "All of it for JSON."
     t = report.tokenizer
-    about = dict(digest=t.digest, layout=t.layout.name, columns=t.layout.dim, fps=t.layout.fps, frames_per_token=t.ratio, quantizer=t.config.quantizer, metrics=t.metrics)
+    about = dict(digest=t.digest, layout=t.layout.name, columns=t.layout.dim, fps=t.layout.fps, frames_per_token=t.config.ratio, quantizer=t.config.quantizer, metrics=t.metrics)
     rows = [dict(clip=c.name, frames=len(c.reference), seconds=c.reference.duration, tokens=len(c.tokens), **c.errors) for c in report.clips]
     return dict(robot=report.robot.name, note=report.note, tokenizer=about, total=report.total, tokens=report.tokens, clips=rows)
 
@@ -166,4 +166,4 @@ def in_words(
     books = f"{one['size']} codes" if len(t["books"]) == 1 else f"{len(t['books'])} books of {'/'.join(str(n) for n in dict.fromkeys(b['size'] for b in t['books']))} codes"
     used, perplexity = (np.mean([b[k] for b in t["books"]]) for k in ("used", "perplexity"))
     of = f"of the {one['size']} codes" if len(t["books"]) == 1 else "codes of a book on average"
-    return f"{t['bits_per_second']:.0f} bit/s: a token of {t['bits_per_token']:.3g} bits ({books}) for {report.tokenizer.ratio} frames at {report.tokenizer.layout.fps:g} fps; {t['tokens']} tokens use {used:.0f} {of}, perplexity {perplexity:.3g}"
+    return f"{t['bits_per_second']:.0f} bit/s: a token of {t['bits_per_token']:.3g} bits ({books}) for {report.tokenizer.config.ratio} frames at {report.tokenizer.layout.fps:g} fps; {t['tokens']} tokens use {used:.0f} {of}, perplexity {perplexity:.3g}"
