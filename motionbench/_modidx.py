@@ -4161,8 +4161,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'motionbench/vqvae/checkpoint.py'),
                                               'motionbench.vqvae.checkpoint.Tokenizer.normalised': ( 'vqvae/checkpoint.html#tokenizer.normalised',
                                                                                                      'motionbench/vqvae/checkpoint.py'),
-                                              'motionbench.vqvae.checkpoint.Tokenizer.ratio': ( 'vqvae/checkpoint.html#tokenizer.ratio',
-                                                                                                'motionbench/vqvae/checkpoint.py'),
                                               'motionbench.vqvae.checkpoint.Tokenizer.tensors': ( 'vqvae/checkpoint.html#tokenizer.tensors',
                                                                                                   'motionbench/vqvae/checkpoint.py'),
                                               'motionbench.vqvae.checkpoint.digest_of': ( 'vqvae/checkpoint.html#digest_of',

@@ -59,7 +59,7 @@ def write_grail(
 register(Format("grail", "Motion", lambda probe: any(k in c for c in phc_clips(probe) for k in HANDS), read_grail, write_grail,
                 about="root_rot xyzw in exports, wxyz from retargeting (checked against pose_aa), m, rad; joints in MuJoCo's order, hands in extra"));
 
-# %% ../../nbs/io/17_grail.ipynb #ffbbe44b
+# %% ../../nbs/io/17_grail.ipynb #52f97b44
 @dataclass(frozen=True, eq=False)
 class ObjectMotion:
     "A rigid object's clip."
@@ -112,7 +112,7 @@ def _points(name, points):
     whole, ends = check_array(name, np.concatenate(parts), (None, 3)), np.cumsum([0, *map(len, parts)]).tolist()
     return {int(t): whole[a:b] for t, a, b in zip(points, ends, ends[1:])}
 
-
+# %% ../../nbs/io/17_grail.ipynb #744a8b26
 def grail_object_clip(
     thing:ObjectMotion,  # the object
     name:str,  # the clip's
