@@ -132,7 +132,7 @@ def test_the_guides_command_line(cli, motions):
     Path("configs/agent.yaml").write_text("agent:\n  config:\n    batch_size: 8\n    window_size: 32\n    total_iter: 6\n    lr: 2e-4\n    code_dim: 8\n    nb_code: 16\n    num_joints: 24\n    prefer_expmap: false\n"
                                           "    apply_sim_to_real_map: false\n    real_dof: null\n    sim_to_real_idx: null\n    width: 16\n    use_wandb: false\n")
     code, out, err = cli("train", "--motion_file", "motion.npy", "--config", "configs/agent.yaml", "--robot", "biped")
-    assert code == 0 and "6 iterations on 3 clips of 3 motions, 11 s, 9 joints of biped" in out and "vqvae_training/report.html" in out, out + err
+    assert code == 0 and "6 iterations on 3 clips of 3 motions, 11 s of motion, 9 joints of biped" in out and "vqvae_training/report.html" in out, out + err
     assert "num_joints has no effect" in err and json.loads(Path("vqvae_training/training.json").read_text())["config"]["lr"] == 2e-4
     refused(cli("train", "--motion_file", "motion.npy", "--config", "configs/agent.yaml"), "holds a training")
     code, out, err = cli("train", "--motion_file", "motion.npy", "--config", "configs/agent.yaml", "--out", "numbered")    # the guide's command as it is: joints by number, no robot

@@ -1,8 +1,10 @@
 "Training and tokenizers: what is held out, what is kept, what a resumed training ends in, and that one file decodes alone."
 import json
 import math
+import shutil
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import process_time
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, strategies as st
+from safetensors.torch import save
 
 from motionbench.core.errors import ConfigError, InvalidMotion, MotionFormatError
 from motionbench.core.gait import bundled_clips
@@ -17,7 +20,7 @@ from motionbench.core.robot import load_robot
 from motionbench.io.arrays import write_motionvqvae
 from motionbench.retarget.clip import retarget
 from motionbench.vqvae.agent import MVQVAEAgent
-from motionbench.vqvae.checkpoint import Tokenizer, load_tokenizer, save_tokenizer
+from motionbench.vqvae.checkpoint import FORMAT, Tokenizer, load_tokenizer, save_tokenizer
 from motionbench.vqvae.config import ConfigLoader, load_config
 from motionbench.vqvae.data import make_data, split, statistics, units
 from motionbench.vqvae.losses import reconstruction_loss, velocity_loss
@@ -43,10 +46,10 @@ def data(clips, biped): return make_data(clips, load_config(**SMALL), biped)
 def trained(data, tmp_path_factory): return train_vqvae(data, load_config(**SMALL), tmp_path_factory.mktemp("trained")/"out")
 
 
-def test_clips_that_are_held_out_are_not_learnt_from(data, trained):
+def test_clips_that_are_held_out_are_not_learnt_from(data, trained, biped):
     train, held = split(data, 0.15, 0)
     assert trained.held_out == held.names and len(held.names) == 1 and not {*held.names} & {*train.names}
-    mean, std = statistics(train)[0], units(train, trained.tokenizer.config)
+    mean, std = statistics(train)[0], units(train, trained.tokenizer.config, biped)
     assert np.array_equal(trained.tokenizer.mean.numpy(), mean) and np.array_equal(trained.tokenizer.std.numpy(), std)      # nor do they colour the statistics
 
 
@@ -116,8 +119,47 @@ def test_a_state_cannot_run_code(tmp_path):
 
 
 def test_resume_refuses_columns_in_other_units(data, biped, tmp_path):
-    train_vqvae(data, load_config(**SMALL), tmp_path/"out", stop=lambda i: i == 12)
-    with pytest.raises(ConfigError, match="weighed otherwise"): train_vqvae(data, load_config(**SMALL), tmp_path/"out", resume=True, robot=biped)
+    nobodys = replace(data, layout=replace(data.layout, robot="nobody's"))
+    train_vqvae(nobodys, load_config(**SMALL), tmp_path/"out", stop=lambda i: i == 12)
+    with pytest.raises(ConfigError, match="weighed otherwise"): train_vqvae(nobodys, load_config(**SMALL), tmp_path/"out", resume=True, robot=biped)
+
+
+def test_a_robot_of_this_machine_needs_no_naming(data, biped):
+    config = load_config(**{**SMALL, "total_iter": 2})
+    assert train_vqvae(data, config).tokenizer.digest == train_vqvae(data, config, robot=biped).tokenizer.digest
+    assert train_vqvae(replace(data, layout=replace(data.layout, robot="nobody's")), config).tokenizer.std.ne(train_vqvae(data, config).tokenizer.std).any()
+
+
+def test_a_training_that_was_over_stays_over(data, tmp_path):
+    config = load_config(**{**SMALL, "total_iter": 200, "patience": 1, "val_every": 5})
+    whole = train_vqvae(data, config, tmp_path/"out")
+    again = train_vqvae(data, config, tmp_path/"out", resume=True)
+    assert whole.log[-1]["iter"] < 200 and again.log == whole.log and again.tokenizer.digest == whole.tokenizer.digest
+
+
+def test_resume_refuses_clips_under_other_names_and_a_state_without_its_parts(data, trained, tmp_path):
+    shutil.copytree(trained.folder, tmp_path/"out")
+    with pytest.raises(ConfigError, match="other data"): train_vqvae(replace(data, names=tuple(f"{n}_" for n in data.names)), load_config(**SMALL), tmp_path/"out", resume=True)
+    state = torch.load(tmp_path/"out/state.pt", weights_only=True)
+    torch.save({k: v for k, v in state.items() if k != "units"}, tmp_path/"out/state.pt")
+    with pytest.raises(MotionFormatError, match="lacks units"): train_vqvae(data, load_config(**SMALL), tmp_path/"out", resume=True)
+
+
+def test_a_tokenizer_is_told_by_its_network_too(trained, tmp_path):
+    t = trained.tokenizer
+    assert replace(t, config=t.config.model_copy(update=dict(smooth=False))).digest != t.digest == replace(t, config=t.config.model_copy(update=dict(print_iter=7))).digest
+    old = tmp_path/"old.safetensors"
+    about = dict(format=FORMAT, version=1, layout=asdict(t.layout), config={k: v for k, v in t.config.model_dump().items() if k != "smooth"}, metrics={})
+    old.write_bytes(save({k: v.contiguous() for k, v in t.tensors().items()}, metadata={FORMAT: json.dumps(about)}))
+    with pytest.raises(MotionFormatError, match="does not say the setting smooth"): load_tokenizer(old)
+
+
+def test_the_agents_codes_are_those_of_encode(trained, data, clips):
+    agent = MVQVAEAgent(trained.tokenizer.config)
+    agent.setup(data)
+    agent.load(trained.folder/"tokenizer.safetensors")
+    want = [trained.tokenizer.encode(clips[n]).codes for n in data.names]
+    assert all(np.array_equal(a, b) for a, b in zip(agent.get_codebook_seq(), want)) and np.array_equal(agent.evaluate_policy_rec(0)[2], want[0])
 
 
 def test_early_stopping(data):

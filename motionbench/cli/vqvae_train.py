@@ -6,13 +6,14 @@
 __all__ = ['TRAINING', 'add_vqvae_train', 'settings_of', 'asked_training', 'bundled_on', 'held_out_clips', 'command_vqvae_train',
            'training_facts']
 
-# %% ../../nbs/cli/12_vqvae_train.ipynb #37b8b514
+# %% ../../nbs/cli/12_vqvae_train.ipynb #c42ae4c8
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 from .parser import common
-from .vqvae_clips import find_clips, finish, known_robot, report_of, robot_of, write_report
+from .vqvae_clips import find_clips, finish, known_robot, report_of, write_report
 from ..core.errors import ConfigError, MotionbenchError
 
 # %% ../../nbs/cli/12_vqvae_train.ipynb #18c98aaa
@@ -94,7 +95,7 @@ def held_out_clips(
     pairs = [(n, frames, motions[n]) for n, frames in zip(held.names, held.lengths) if n in motions]
     return [(n, m.cut(len(m) - frames) if frames < len(m) else m) for n, frames, m in pairs]
 
-# %% ../../nbs/cli/12_vqvae_train.ipynb #cd3fb1ae
+# %% ../../nbs/cli/12_vqvae_train.ipynb #57400368
 def command_vqvae_train(args)->int:
     "Train; 1 if a file of a folder failed."
     from motionbench.pipeline.cache import write_json
@@ -107,9 +108,11 @@ def command_vqvae_train(args)->int:
     data = make_data({n: (m, found.sources[n]) for n, m in found.clips.items()}, config, robot, bool(asked["resample"]))
     check_folder(out, args.resume)
     if args.resume: load_state(out/STATE, config, data_digest(data))           # refuses other settings or data before anything is written
-    for note in config.notes: print(note, file=sys.stderr)
-    write_json(out/TRAINING, asked | {"sources": [str(Path(s).expanduser().resolve()) for s in asked["sources"]], "config": config.model_dump(mode="json")})
-    training = train_vqvae(data, config, out, args.resume, robot_of(asked["robot"], data.layout))
+    first = os.environ.get("RANK", "0") == "0"                                # of several processes one writes and reports
+    for note in config.notes if first else (): print(note, file=sys.stderr)
+    if first: write_json(out/TRAINING, asked | {"sources": [str(Path(s).expanduser().resolve()) for s in asked["sources"]], "config": config.model_dump(mode="json")})
+    training = train_vqvae(data, config, out, args.resume, robot)
+    if not first: return 0
     written, made, why = [], None, None
     try: made = report_of(args, training.tokenizer, held_out_clips(found.clips, data, config, bool(asked["resample"])), robot, training.log)
     except MotionbenchError as e: why = str(e)
@@ -118,7 +121,7 @@ def command_vqvae_train(args)->int:
         written = write_report(made, out)
     return finish(args, *training_facts(training, data, made, why, [out/"tokenizer.safetensors", out/"log.jsonl", *written]), found.failed, found.skipped)
 
-# %% ../../nbs/cli/12_vqvae_train.ipynb #aa8a9ed7
+# %% ../../nbs/cli/12_vqvae_train.ipynb #b116732f
 def training_facts(
     training,  # `VqvaeTraining`
     data,  # `VqvaeData` it has seen
@@ -133,6 +136,6 @@ def training_facts(
     names = ", ".join(training.held_out[:6]) + (f" and {len(training.held_out) - 6} more" if len(training.held_out) > 6 else "")
     held = f"held out: {names}" if training.held_out else "nothing was held out, the report is of the clips that were learnt from"
     kept = f", the network of iteration {t.metrics['iteration']} is kept" if "iteration" in t.metrics else ""
-    text = [f"{training.folder}: {iterations} iterations on {len(data.starts)} clips of {len(set(data.sources))} motions, {(len(data) - len(data.starts))/data.layout.fps:.0f} s, {len(data.layout.joint_names)} joints of {data.layout.robot}{kept}", held]
+    text = [f"{training.folder}: {iterations} iterations on {len(data.starts)} clips of {len(set(data.sources))} motions, {(len(data) - len(data.starts))/data.layout.fps:.0f} s of motion, {len(data.layout.joint_names)} joints of {data.layout.robot}{kept}", held]
     text += [report_table(made).text(), in_words(made)] if made else [f"no report: {why}"]
     return value, "\n".join([*text, *map(str, files)])

@@ -56,7 +56,7 @@ class TrainingConfig(_Settings):
     wandb_run_name:str | None = None  # name of the run
     wandb_tags:Annotated[tuple[str, ...], several] | None = None  # of the run
 
-# %% ../../nbs/vqvae/00_config.ipynb #df57cc8d
+# %% ../../nbs/vqvae/00_config.ipynb #fb8e11ca
 class NetworkConfig(_Settings):
     "Sizes of the network and kind of its codebooks."
     width:Count = 128  # channels
@@ -70,7 +70,7 @@ class NetworkConfig(_Settings):
     smooth:bool = True  # what the decoder gives is averaged over three frames
     quantizer:Literal["ema", "orig", "reset", "ema_reset", "fsq", "rvq", "multihead"] = "ema_reset"  # kind of codebook
     code_dim:Count = 64  # numbers of a code vector
-    nb_code:Annotated[int, Field(ge=2)] = 512  # codes of a book
+    nb_code:Annotated[int, Field(ge=2, le=2**20)] = 512  # codes of a book
     output_emb_width:Count | None = None  # channels of the encoder's output; None: code_dim
     mu:Annotated[float, Field(gt=0, lt=1)] = 0.99  # decay of the moving averages of the codes
     num_quantizers:Count = 6  # books of rvq
@@ -134,7 +134,7 @@ class VqvaeConfig(FeatureConfig, NetworkConfig, TrainingConfig):
                                               (self.num_joints and self.layout != "smpl364", f"num_joints has no effect with the layout {self.layout}; only smpl364 has that number"),
                                               (self.prefer_expmap and self.layout == "robot50", "prefer_expmap has no effect with the layout robot50, which holds no orientation")) if there)
 
-# %% ../../nbs/vqvae/00_config.ipynb #88551747
+# %% ../../nbs/vqvae/00_config.ipynb #2277ddfd
 def _flat(what, data):
     "The mapping of settings, out of `agent: config:` where that is around it."
     if data is None: return {}
@@ -159,7 +159,7 @@ def _problem(error):
 
 def load_config(
     path=None,  # a YAML file, or a mapping; None: the defaults
-    **changes,  # settings that go before the file's
+    **changes,  # settings that override the file's
 )->VqvaeConfig:
     "The settings; `ConfigError` names the file and every key that is unknown or has a wrong value."
     what = "settings" if path is None or isinstance(path, dict) else str(path)
