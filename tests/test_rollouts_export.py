@@ -28,6 +28,7 @@ from motionbench.retarget.clip import retarget
 from motionbench.rollouts.evaluate import Termination, evaluate_motion, evaluate_shard
 from motionbench.rollouts.export import export_shard, export_shards
 from motionbench.rollouts.manifest import MANIFEST, files_of, sha256_of
+from motionbench.rollouts.merge import merge_exports
 from motionbench.rollouts.scene import retime_contacts
 from motionbench.rollouts.shard import METRICS, PROVENANCE, find_trajectory, read_rollout, read_shard
 from motionbench.rollouts.source import open_source, shard_keys
@@ -304,7 +305,7 @@ def test_the_order_of_a_table_is_not_guessed(g1, tmp_path, shard):
     for k in KEYS: dump(dict(table_pos=[0., 0, 1], table_quat=[0., 0, 0, 1]), lib/f"meta/{k}.pkl")
     done = export_shard(shard, lib, tmp_path/"out", robot=g1)
     assert "--table-quat-order" in done["errors"]["stairs_1"] and [m["motion_key"] for m in done["exported_motions"]] == ["walk"]
-    done = export_shard(shard, lib, tmp_path/"out", robot=g1, said="xyzw")
+    done = export_shard(shard, lib, tmp_path/"out", robot=g1, table_quat_order="xyzw")
     assert not done["errors"] and np.allclose(joblib.load(tmp_path/"out/meta/stairs_1.pkl")["table_quat"], [1, 0, 0, 0])
 
 
@@ -453,6 +454,28 @@ def test_an_export_with_other_limits_leaves_nothing_of_the_old_one(g1, library, 
     assert files_of(out) == ["meta/stairs_1.pkl", "object_usd/config.yaml", "object_usd/stairs_1.usd", "object_usd/textures/stairs_1/deep/oak.exr", "object_usd/textures/stairs_1_wood.jpg", "objects/stairs_1.pkl", "robot/stairs_1.pkl", "vis/walk.mp4"]
 
 
+def test_an_export_is_not_overwritten_by_another_one(clips, tmp_path):
+    lib, motions = clips
+    out, shards = tmp_path/"out", {m: evaluate_shard(lib, tmp_path/m, method=m)["folder"] for m in ("free", "assisted")}
+    export_shard(shards["assisted"], lib, out)
+    before = tree(out)
+    with pytest.raises(ConfigError, match="holds the export of another evaluation"): export_shard(shards["free"], lib, out)
+    more = shutil.copytree(lib, tmp_path/"more")
+    write_npz(motions["stand"], more/"stand_2.npz")
+    (Path(shards["assisted"])/PROVENANCE).rename(tmp_path/PROVENANCE)                      # as other simulators leave it
+    with pytest.raises(ConfigError, match="another evaluation"): export_shard(shards["assisted"], more, out, robot="biped")
+    export_shard(shards["assisted"], lib, tmp_path/"old", robot="biped")
+    with pytest.raises(ConfigError, match="another source library"): export_shard(shards["assisted"], more, tmp_path/"old", robot="biped")
+    (tmp_path/PROVENANCE).rename(Path(shards["assisted"])/PROVENANCE)
+    merge_exports([out], tmp_path/"merged")
+    with pytest.raises(ConfigError, match="holds the result of a merge"): export_shard(shards["assisted"], lib, tmp_path/"merged")
+    assert tree(out) == before
+    assert export_shard(shards["assisted"], lib, out, min_progress=0.5)["exported_count"] == 3
+    (out/MANIFEST).unlink()
+    export_shard(shards["assisted"], lib, out)
+    assert tree(out) == before
+
+
 # ---- evaluation
 
 @pytest.fixture(scope="module")
@@ -523,6 +546,24 @@ def test_an_evaluation_goes_on_where_it_stopped(clips, tmp_path, monkeypatch):
     assert evaluate_shard(lib, tmp_path/"exp")["kept"] == 3 and {p: p.stat().st_mtime_ns for p in folder.iterdir()} == stamps
     for change in (dict(method="assisted"), dict(seed=1), dict(limits=Termination(.3))):
         with pytest.raises(ConfigError, match="holds another evaluation"): evaluate_shard(lib, tmp_path/"exp", **change)
+
+
+def test_a_trajectory_of_another_evaluation_is_made_anew(clips, tmp_path):
+    lib, _ = clips
+    whole, held = evaluate_shard(lib, tmp_path/"whole"), evaluate_shard(lib, tmp_path/"exp", method="assisted")
+    for p in Path(held["folder"]).glob("*.json"): p.unlink()
+    done = evaluate_shard(lib, tmp_path/"exp")
+    assert done["kept"] == 0 and done["success"] == 1 and tree(Path(done["folder"])) == tree(Path(whole["folder"]))
+    shutil.copy(Path(done["folder"])/"stand.trajectory.pkl", Path(done["folder"])/"walk.trajectory.pkl")
+    (Path(done["folder"])/METRICS).unlink()
+    assert evaluate_shard(lib, tmp_path/"exp")["kept"] == 2 and tree(Path(done["folder"])) == tree(Path(whole["folder"]))
+
+
+@pytest.mark.parametrize("flags, says", [(("--controller", "assisted", "--actions", "range", "--action-scale", "99", "--activation", "nonsense"), "--actions, --action-scale, --activation: only for a policy"),
+                                         (("--action-scale", "0"), "--action-scale: only"), (("--checkpoint", "p.pt", "--task", "biped", "--controller", "fixed"), "--controller fixed follows without a policy")])
+def test_flags_without_effect_are_refused(clips, tmp_path, capsys, flags, says):
+    with pytest.raises(ConfigError, match=says): call(capsys, "evaluate", clips[0], "--out", tmp_path/"exp", *flags)
+    assert not (tmp_path/"exp").exists()
 
 
 def test_limits_end_a_motion_and_what_cannot_be_simulated_is_named(clips, biped, tmp_path, capsys):

@@ -1,18 +1,20 @@
 "An export that is killed twenty times, each time somewhere else, and run again has the bytes of one that was not; what is damaged is named, and costs itself alone."
-import json, os, pickle, shutil, signal, sys
+import json, os, pickle, select, shutil, signal, sys, time
 from hashlib import sha256
 
 import numpy as np
 import pytest
 
-from motionbench.core.errors import MotionFormatError
+import motionbench.rollouts.export as exporting
+from motionbench.core.errors import ConfigError, MotionFormatError
 from motionbench.core.robot import load_robot
 from motionbench.io.grail import ObjectMotion, write_grail, write_grail_object
-from motionbench.io.safe_pickle import dump
+from motionbench.io.safe_pickle import dump, load
 from motionbench.rollouts.export import export_shard
 from motionbench.rollouts.manifest import MANIFEST
 from motionbench.rollouts.metrics import metrics_table
-from motionbench.rollouts.shard import METRICS, write_json
+from motionbench.rollouts.processes import in_processes, only_writer
+from motionbench.rollouts.shard import METRICS, PROVENANCE, write_json
 from motionbench.rollouts.trajectory import Rollout, write_trajectory
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes are forked and killed")
@@ -102,7 +104,86 @@ def test_killed_twenty_times(home, tmp_path, before):
     assert half >= 3, "hardly any kill came while a file was written"
 
 
+def test_no_process_is_left_of_a_killed_export(home, tmp_path, monkeypatch):
+    "Each of two children holds an answer that no pipe takes at once, when their parent is killed."
+    real, parent = exporting._one, []
+    def slow(job, key):
+        if os.getpid() == parent[0]:
+            time.sleep(1)
+            os.kill(os.getpid(), signal.SIGKILL)
+        entry, files = real(job, key)
+        return entry | dict(note="x"*200_000), files
+    monkeypatch.setattr(exporting, "_one", slow)
+    for n_jobs in (2, 3):
+        alive, held = os.pipe()                                          # all descendants hold its other end
+        pid = os.fork()
+        if not pid:
+            os.setpgid(0, 0)
+            parent[:] = [os.getpid()]
+            try: export(home, tmp_path/"out", n_jobs=n_jobs)
+            finally: os._exit(7)
+        os.close(held)
+        assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+        gone = bool(select.select([alive], [], [], 5)[0])
+        os.close(alive)
+        if not gone: os.killpg(pid, signal.SIGKILL)
+        assert gone, f"of {n_jobs} processes some live on"
+    monkeypatch.undo()
+    export(home, tmp_path/"out", n_jobs=2)
+    export(home, tmp_path/"whole")
+    assert tree(tmp_path/"out") == tree(tmp_path/"whole")
+
+
+class TwoWords(Exception):
+    "It can be pickled, but not read again."
+    def __init__(self, a, b): super().__init__(f"{a} {b}")
+
+
+def test_what_went_wrong_in_another_process_is_told():
+    def fail(i):
+        if i == 1: raise TwoWords("disk", "broken")
+        if i == 2: raise MotionFormatError("a.pkl", "is bad")
+    with pytest.raises(RuntimeError, match="TwoWords: disk broken"): in_processes(fail, [(0,), (1,)], 2)
+    with pytest.raises(MotionFormatError, match="a.pkl: is bad"): in_processes(fail, [(0,), (2,)], 2)
+
+
+def test_one_export_at_a_time_writes_to_a_folder(home, tmp_path):
+    with only_writer(tmp_path/"out"), pytest.raises(ConfigError, match="another process is writing there"): export(home, tmp_path/"out")
+    assert export(home, tmp_path/"out")["exported_count"] == 5
+
+
 # ---- what is damaged costs itself alone
+
+FACTS = {"a list": [1], "a number as name": {1: 2}, "the rate": {"fps": 2}, "a grade": {"grade": "pass"}, "an array": {"assist": np.zeros(3)}, "nan": {"assist": float("nan")}, "huge": {"assist": 10**400}, "no text": {"assist": "\ud800"}}
+BAD = {f"facts: {k}": dict(evaluation={"facts": v}) for k, v in FACTS.items()} | {
+    f"{k}: {v!r}": {k: v} for k in ("root_pos_w", "root_quat_w", "dof_pos", "object_pos_w", "object_quat_w") for v in (np.float64(3), "abc", {}, [10**400])} | {
+    f"{k}: {v!r}": {k: v} for k in ("fps", "quat_format", "motion_key", "total_frames", "joint_names") for v in ({}, [1, 2], np.zeros(2), "\ud800", 10**400, float("nan"))}
+
+
+@pytest.mark.parametrize("change", BAD.values(), ids=[ascii(k)[:40] for k in BAD])
+def test_a_malformed_trajectory_is_one_error(home, tmp_path, change):
+    mine = shutil.copytree(home, tmp_path/"home")
+    path = mine/"shard/carry_2.trajectory.pkl"
+    dump(load(path) | change, path)
+    for n_jobs in (1, 2):
+        done = export(mine, tmp_path/"out", n_jobs=n_jobs)
+        assert list(done["errors"]) == ["carry_2"] and done["exported_count"] == 4 and not (tmp_path/"out/robot/carry_2.pkl").exists()
+    assert json.loads((tmp_path/"out"/MANIFEST).read_text(encoding="utf-8")) == done and "--fps" not in done["errors"]["carry_2"]
+
+
+def test_facts_of_an_evaluation_stand_beside_those_of_the_export(home, tmp_path):
+    mine = shutil.copytree(home, tmp_path/"home")
+    path = mine/"shard/carry_2.trajectory.pkl"
+    dump(load(path) | dict(evaluation={"facts": {"assist_force_mean_pct": 3.5, "surface": "sand"}}), path)
+    entry, = (m for m in export(mine, tmp_path/"out")["exported_motions"] if m["motion_key"] == "carry_2")
+    assert entry["assist_force_mean_pct"] == 3.5 and entry["surface"] == "sand" and entry["fps"] == 25
+
+
+@pytest.mark.parametrize("told, says", [(dict(robot=["biped"]), "robot is"), (dict(robot=7), "robot is 7"), (dict(source=dict(sha256=7)), "sha256 of the source is 7")])
+def test_a_provenance_that_makes_no_sense_is_named(home, tmp_path, told, says):
+    mine = shutil.copytree(home, tmp_path/"home")
+    (mine/"shard"/PROVENANCE).write_text(json.dumps(told))
+    with pytest.raises(MotionFormatError, match=f"{PROVENANCE}: its {says}"): export_shard(mine/"shard", mine/"lib", tmp_path/"out")
 
 class Trap:
     def __init__(self, path): self.path = path

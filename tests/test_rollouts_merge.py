@@ -381,7 +381,7 @@ def test_full_disk(shards, tmp_path, monkeypatch):
 
 @posix
 def test_one_writer_at_a_time(shards, tmp_path):
-    with merging._only_writer(tmp_path/"merged"), pytest.raises(ConfigError, match="another merge"): merge_exports(shards, tmp_path/"merged")
+    with merging.only_writer(tmp_path/"merged"), pytest.raises(ConfigError, match="another process is writing"): merge_exports(shards, tmp_path/"merged")
     merge_exports(shards, tmp_path/"merged")
 
 

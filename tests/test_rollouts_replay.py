@@ -1,5 +1,5 @@
 "Replays: the film has the right frames and the robot in all of them; folders resume, and a bad clip fails alone."
-import json, os, re, signal, subprocess, sys
+import json, os, re, shutil, signal, subprocess, sys
 from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
@@ -327,13 +327,14 @@ def test_a_page_shows_films_of_earlier_calls_and_names_what_is_missing(shard, bi
     (out/"half.mp4").write_bytes(b"no film")
     replay_folder(shard, out, include="clip_0,clip_1", size=SMALL)
     (out/"clip_0.mp4").unlink()
-    (out/"contact_sheet_2.png").write_bytes(b"of an earlier call"), (out/"contact_sheet_mine.png").write_bytes(b"mine")
+    shutil.copy(out/"contact_sheet.png", out/"contact_sheet_2.png")                # of an earlier call
+    for name in ("mine", "2023"): (out/f"contact_sheet_{name}.png").write_bytes(b"mine")
     assert command("replay", "--shard-dir", shard, "--output-dir", out, "--include", "clip_2", "--size", "160x120", "--json") == 0
     assert json.loads(capsys.readouterr().out)["folder"] == dict(clips=5, not_rendered=["half"], missing=["clip_0"])
     assert listed(out) == [("by_hand", "n/a"), ("clip_0", "error"), ("clip_1", "pass"), ("clip_2", "fail"), ("half", "error")]
     page = (out/"index.html").read_text()
     assert "its film was removed" in page and "the film alone" in page and "no readable video" in page and (out/"view/clips/by_hand.jpg").is_file()
-    assert [p.name for p in sheets_of(out/"contact_sheet.png")] == ["contact_sheet.png"] and (out/"contact_sheet_mine.png").is_file()
+    assert [p.name for p in sheets_of(out/"contact_sheet.png")] == ["contact_sheet.png"] and sorted(p.name for p in out.glob("contact_sheet*")) == ["contact_sheet.png", "contact_sheet_2023.png", "contact_sheet_mine.png"]
     command("replay", "--shard-dir", shard, "--output-dir", out, "--include", "clip_0", "--size", "160x120", "--skip-existing")
     assert listed(out)[1] == ("clip_0", "pass")
 

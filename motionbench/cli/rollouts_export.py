@@ -14,7 +14,7 @@ from pathlib import Path
 from .parser import common, list_skipped, positive, report
 from ..core.errors import ConfigError
 
-# %% ../../nbs/cli/14_rollouts_export.ipynb #940c6858
+# %% ../../nbs/cli/14_rollouts_export.ipynb #c5d358fd
 def whole_number(text:str)->int:
     "A whole number from 0."
     if not text.isdecimal(): raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
@@ -31,11 +31,11 @@ def add_rollouts_evaluate(commands):
     p.add_argument("--num-shards", type=positive, default=1, metavar="N", help="how many shards there are (default: 1)")
     p.add_argument("--shard", type=whole_number, default=0, metavar="I", help="which one, from 0 (default: 0)")
     p.add_argument("--step", type=whole_number, metavar="STEP", help="training step of the policy (default: as the checkpoint's name says, else 0)")
-    p.add_argument("--controller", default="free", choices=["free", "assisted", "fixed"], help="who follows, without a checkpoint: motors alone, with a spring at the root, or with the root held in the air")
+    p.add_argument("--controller", choices=["free", "assisted", "fixed"], help="who follows, without a checkpoint: motors alone (default), with a spring at the root, or with the root held in the air")
     p.add_argument("--checkpoint", metavar="FILE", help="a policy instead: TorchScript, ONNX or a checkpoint of skrl; it sees the motion one frame ahead if its file says observations = tracking")
     p.add_argument("--task", metavar="ROBOT", help="the policy's robot; the same as --robot")
-    p.add_argument("--actions", default="angles", choices=["angles", "range"], help="what the policy's actions mean: joint angles, or shares of the joint's range about its middle")
-    p.add_argument("--action-scale", type=float, default=1.0, metavar="X", help="factor of the actions")
+    p.add_argument("--actions", choices=["angles", "range"], help="what the policy's actions mean: joint angles (default), or shares of the joint's range about its middle")
+    p.add_argument("--action-scale", type=float, metavar="X", help="factor of the actions (default: 1)")
     p.add_argument("--activation", default="", metavar="NAME", help="function between the layers of a skrl checkpoint")
     p.add_argument("--max-body-error", type=float, default=0.5, metavar="M", help="mean distance of the bodies from the motion's at which it is lost, m; inf: never (default: 0.5)")
     p.add_argument("--max-distance", type=float, default=float("inf"), metavar="M", help="distance of the root from the motion's at which it is lost, m (default: no limit)")
@@ -50,9 +50,12 @@ def command_rollouts_evaluate(args)->int:
     from motionbench.rollouts.source import open_source
     if args.checkpoint and not (args.task or args.robot): raise ConfigError("--checkpoint drives a robot: name it with --task, such as --task unitree_g1")
     if args.task and args.robot and args.task != args.robot: raise ConfigError(f"--task {args.task} and --robot {args.robot} name two robots")
+    if args.checkpoint and args.controller: raise ConfigError(f"--controller {args.controller} follows without a policy; leave it out, or --checkpoint")
+    idle = [] if args.checkpoint else [f"--{k.replace('_', '-')}" for k in ("actions", "action_scale", "activation") if getattr(args, k) not in (None, "")]
+    if idle: raise ConfigError(f"{', '.join(idle)}: only for a policy; leave out, or name one with --checkpoint")
     source, limit = open_source(args.motions), lambda x: None if x == float("inf") else x
-    options = dict(policy=dict(actions=args.actions, scale=args.action_scale, activation=args.activation)) if args.checkpoint else {}
-    done = evaluate_shard(source, args.out, args.num_shards, args.shard, args.step, args.task or args.robot, args.controller, args.checkpoint,
+    options = dict(policy=dict(actions=args.actions or "angles", scale=1.0 if args.action_scale is None else args.action_scale, activation=args.activation)) if args.checkpoint else {}
+    done = evaluate_shard(source, args.out, args.num_shards, args.shard, args.step, args.task or args.robot, args.controller or "free", args.checkpoint,
                           limits=Termination(limit(args.max_body_error), limit(args.max_distance)), seed=args.seed, **options)
     report(args, done | dict(skipped=list(source.skipped)), evaluate_text(done))
     list_skipped(source.skipped)
@@ -68,7 +71,7 @@ def evaluate_text(
     lines = [f"{done['folder']}: {done['success']} of {done['motions']} motions succeeded{rate}" + (f"; {done['kept']} were there already" if done["kept"] else "")]
     return "\n".join([*lines, *(f"  {key}: {why}" for key, why in done["failed"].items())])
 
-# %% ../../nbs/cli/14_rollouts_export.ipynb #0c95c9c6
+# %% ../../nbs/cli/14_rollouts_export.ipynb #f442eb49
 def add_rollouts_export(commands):
     "The parser of `motionbench rollouts export`."
     p = commands.add_parser("export", help="the successful rollouts of a shard, or of several, as motion libraries",
@@ -79,7 +82,7 @@ def add_rollouts_export(commands):
     p.add_argument("--min-progress", type=float, default=1.0, metavar="SHARE", help="share of a motion that its rollout must have come through (default: 1.0); a terminated one is never exported")
     p.add_argument("--obj-pos-threshold", type=float, metavar="M", help="largest mean error of the object, m (default: no limit)")
     p.add_argument("--progress-from-terminated", action="store_true", help="the table has no progress, and motions that were not terminated came to their end")
-    p.add_argument("--table-quat-order", choices=["xyzw", "wxyz"], help="order of the table's quaternions in LIB, where it is open")
+    p.add_argument("--table-quat-order", choices=["xyzw", "wxyz"], help="order of the table's quaternions, if the library does not state it")
     p.add_argument("--audit", action="store_true", help="grade every rollout")
     common(p, "robot", "n_jobs", "json")
     p.set_defaults(function=command_rollouts_export)

@@ -6,9 +6,10 @@
 __all__ = ['Termination', 'first_loss', 'follow', 'evaluate_motion', 'step_of', 'shard_folder', 'check_shard', 'evaluate_shard',
            'shard_summary']
 
-# %% ../../nbs/rollouts/11_evaluate.ipynb #bd29fb35
+# %% ../../nbs/rollouts/11_evaluate.ipynb #8d4c195e
 import json
 import re
+from hashlib import sha256
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -131,7 +132,7 @@ def check_shard(
     if not differs: return
     raise ConfigError(f"{folder} holds another evaluation: {', '.join(f'{k} {old.get(k)!r} there, {provenance[k]!r} here' for k in differs[:2])}. Choose another --out or --step, or remove that folder")
 
-# %% ../../nbs/rollouts/11_evaluate.ipynb #edaf04d8
+# %% ../../nbs/rollouts/11_evaluate.ipynb #a7a126e8
 def evaluate_shard(
     source,  # `SourceLibrary`, or what `open_source` takes
     out,  # the experiment's folder
@@ -158,10 +159,10 @@ def evaluate_shard(
     if (folder/METRICS).is_file(): return shard_summary(folder, kept=len(keys))
     if checkpoint: act = load_follower(checkpoint, robot, **policy)
     write_json(folder/PROVENANCE, told)
-    rows, errors, kept = [], {}, 0
+    rows, errors, kept, origin = [], {}, 0, sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     for i, key in enumerate(keys):
         try:
-            row, old = _row_of(folder, key, i, source, robot, method, act, limits, seed)
+            row, old = _row_of(folder, key, i, origin, source, robot, method, act, limits, seed)
             rows, kept = [*rows, row], kept + old
         except MotionbenchError as e: errors[key] = str(e)
     if errors: write_json(folder/"errors.json", errors)
@@ -170,13 +171,15 @@ def evaluate_shard(
     return shard_summary(folder, kept)
 
 
-def _row_of(folder, key, i, source, robot, method, act, limits, seed):
-    "The motion's row, from its trajectory if that is there, and whether it was."
+def _row_of(folder, key, i, origin, source, robot, method, act, limits, seed):
+    "The motion's row, from its trajectory if that is there and of this evaluation, and whether it was."
     path = folder/f"{key}.trajectory.pkl"
-    try: return safe_pickle.load(path)["evaluation"], True
+    try:
+        row = safe_pickle.load(path)["evaluation"]
+        if (row["key"], row["origin"]) == (key, origin): return row, True
     except (MotionbenchError, KeyError, TypeError): pass                             # not there yet, or damaged
     rollout, row = evaluate_motion(key, i, source.read(key, robot), robot, method, act, limits, seed)
-    write_trajectory(rollout, path, robot)
+    write_trajectory(replace(rollout, source=dict(evaluation=row | dict(origin=origin))), path, robot)
     return row, False
 
 

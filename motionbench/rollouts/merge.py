@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['our_files', 'foreign_files', 'write_merge', 'Merged', 'merge_exports']
 
-# %% ../../nbs/rollouts/20_merge.ipynb #6e8e2cf6
+# %% ../../nbs/rollouts/20_merge.ipynb #2e0bca61
 import json
 import os
 import shutil
@@ -17,25 +17,10 @@ from pathlib import Path
 from ..core.errors import ConfigError, MotionFormatError
 from .manifest import CARD, FOLDERS, MANIFEST, copy_hashed, files_of, is_inside, manifest_text, read_manifest, sha256_of
 from .parts import POLICIES, check_parts, plan_merge, read_parts
-from .processes import in_processes
+from .processes import in_processes, only_writer
 
-# %% ../../nbs/rollouts/20_merge.ipynb #698bd0f3
+# %% ../../nbs/rollouts/20_merge.ipynb #b6c485ef
 _WORK = ".merge"
-
-
-@contextmanager
-def _only_writer(folder):
-    "Inside `with`, no other merge writes to the folder."
-    folder.mkdir(parents=True, exist_ok=True)
-    held = os.open(folder, os.O_RDONLY) if os.name == "posix" else None
-    try:
-        if held is not None:
-            import fcntl
-            try: fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError: raise ConfigError(f"{folder}: another merge is writing there; wait for it") from None
-        yield
-    finally:
-        if held is not None: os.close(held)
 
 
 def our_files(
@@ -110,7 +95,7 @@ def write_merge(
     shutil.rmtree(work)
     return {"written": todo, "already_there": list(same), "removed": gone, "left": left}
 
-# %% ../../nbs/rollouts/20_merge.ipynb #a14a0fa6
+# %% ../../nbs/rollouts/20_merge.ipynb #a14c367e
 @dataclass(frozen=True, eq=False, repr=False)
 class Merged:
     "What a merge did."
@@ -158,5 +143,5 @@ def merge_exports(
         texts = {CARD: (text := card(plan.manifest), sha256(text.encode()).hexdigest())} if card else {}
         files = {r: f for r, f in plan.files.items() if r not in texts}
         manifest = plan.manifest | {"sha256": {r: h for r, (_, h) in (files | texts).items()}}
-        with _only_writer(output): done = write_merge(output, files, texts, manifest_text(manifest), n_jobs)
+        with only_writer(output): done = write_merge(output, files, texts, manifest_text(manifest), n_jobs)
     return Merged(output, manifest, **done, not_taken=plan.left)

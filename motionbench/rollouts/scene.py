@@ -50,7 +50,7 @@ def retime_contacts(
     out = dict(zip(holes.tolist(), near[holes].tolist())) | out
     return {k: points[out[k]] for k in sorted(out) if 0 <= k < frames}
 
-# %% ../../nbs/rollouts/09_scene.ipynb #12a38383
+# %% ../../nbs/rollouts/09_scene.ipynb #ca678d9d
 @dataclass(frozen=True, eq=False)
 class SourceFacts:
     "What an export needs to know of a library's clip."
@@ -77,7 +77,8 @@ def source_facts(
     clip = pick(path, need(path, safe_pickle.load(path), (), "a motion"))[1]
     n = len(need(path, clip, ("root_trans_offset",), "a motion")["root_trans_offset"])
     hands = {k: np.asarray(clip[k]) for k in HANDS if isinstance(clip.get(k), np.ndarray)}
-    return SourceFacts(n, frame_rate(path, clip.get("fps"), default=30)[0], hands)
+    try: return SourceFacts(n, frame_rate(path, clip.get("fps"), default=30)[0], hands)
+    except MotionFormatError as e: raise MotionFormatError(path, e.problem, "Put the true rate into this file of the library") from None
 
 
 def hands_of(
@@ -93,7 +94,7 @@ def hands_of(
     if rollout.hand_dof_pos is not None: out["hand_dof_pos"] = rollout.hand_dof_pos
     return out, "" if "hand_dof_pos" not in out else "source" if rollout.hand_dof_pos is None else "rollout"
 
-# %% ../../nbs/rollouts/09_scene.ipynb #e0e86249
+# %% ../../nbs/rollouts/09_scene.ipynb #537a87bb
 def object_of(
     rollout,  # `Rollout`
     source:SourceLibrary,  # the library
@@ -110,10 +111,10 @@ def object_of(
 def table_order(
     source:SourceLibrary,  # the library
     meta:dict,  # of a motion
-    said:str=None,  # xyzw or wxyz, as the caller says
+    table_quat_order:str=None,  # xyzw or wxyz, if the library does not state it
 )->str:
     "Order of the table's quaternion; `MotionFormatError` if it is open."
-    if meta.get("table_quat_order") or said: return meta.get("table_quat_order") or said
+    if meta.get("table_quat_order") or table_quat_order: return meta.get("table_quat_order") or table_quat_order
     if not (source.path/MANIFEST).is_file(): return "wxyz"                # written by retargeting
     order = (read_manifest(source.path).get("quat_order") or {}).get("table")
     if order is None:
@@ -125,7 +126,7 @@ def table_order(
 def meta_of(
     rollout,  # `Rollout`
     source:SourceLibrary,  # the library
-    said:str=None,  # order of the table's quaternions in the library, where it is open
+    table_quat_order:str=None,  # order of the table's quaternions, xyzw or wxyz, if the library does not state it
 )->dict|None:
     "What `meta/KEY.pkl` holds; None if there is nothing."
     path = source.path/"meta"/f"{rollout.key}.pkl"
@@ -133,7 +134,7 @@ def meta_of(
     with reading(path, "a scene"):
         if rollout.table_pos is not None: meta["table_pos"] = rollout.table_pos[0].astype(np.float32)
         if rollout.table_quat is not None: quat, order = rollout.table_quat[0], "wxyz"
-        elif meta.get("table_quat") is not None: quat, order = check_array("table_quat", meta["table_quat"], (4,)), table_order(source, meta, said)
+        elif meta.get("table_quat") is not None: quat, order = check_array("table_quat", meta["table_quat"], (4,)), table_order(source, meta, table_quat_order)
         else: return meta or None
         if order not in ("xyzw", "wxyz"): raise MotionFormatError(path, f"says table_quat_order {order!r}", "Expected wxyz or xyzw")
         quat = check_quat("table_quat", (to_wxyz(quat) if order == "xyzw" else np.asarray(quat))[None])[0]

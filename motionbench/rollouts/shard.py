@@ -76,7 +76,7 @@ def read_shard(
     reasons = tuple(str(r or "") for r in columns.get("terminate_reason", [""]*len(keys)))
     return Shard(Path(folder), keys, terminated, numbers.pop("progress"), reasons, numbers, shard_provenance(folder))
 
-# %% ../../nbs/rollouts/10_shard.ipynb #5365284e
+# %% ../../nbs/rollouts/10_shard.ipynb #0468d0c1
 def shard_provenance(
     folder,  # the shard
 )->dict:
@@ -86,6 +86,9 @@ def shard_provenance(
         try: told = json.loads(check_file(file).read_text(encoding="utf-8"), parse_constant=lambda word: None)
         except (ValueError, RecursionError) as e: raise MotionFormatError(file, f"is no readable JSON ({str(e)[:80]})", "Restore it, or evaluate again") from None
         if not isinstance(told, dict): raise MotionFormatError(file, f"holds a {type(told).__name__}, expected a table", "Restore it, or evaluate again")
+        source = told["source"] if isinstance(told.get("source"), dict) else {}
+        for what, x in (("robot", told.get("robot")), ("sha256 of the source", source.get("sha256"))):
+            if not isinstance(x, str | None): raise MotionFormatError(file, f"its {what} is {str(x)[:60]}, expected text", "Restore it, or evaluate again")
         return told
     place = re.search(r"(?:([^/]+)/)?eval/step_(\d+)/phase1_shard_(\d+)$", Path(folder).resolve().as_posix())
     return dict(experiment=place[1] or "", step=int(place[2]), shard=int(place[3])) if place else {}

@@ -59,7 +59,7 @@ def fitted(
     keep = next((n for n in range(len(text) - 1, 1, -1) if font.getlength(text[:n - n//2] + "…" + text[-(n//2):]) <= width), 2)
     return text[:keep - keep//2] + "…" + text[-(keep//2):]
 
-# %% ../../nbs/rollouts/31_sheet.ipynb #b2d13c44
+# %% ../../nbs/rollouts/31_sheet.ipynb #0a12ebb1
 def contact_sheet(
     path,  # PNG to write; further sheets get numbers
     rows:list,  # dicts with clip, success, reason, progress, error
@@ -67,7 +67,9 @@ def contact_sheet(
 )->list[Path]:
     "Sheets of at most 400 clips, at most ten in a row; further ones of an earlier call are removed."
     from PIL import Image
-    path, made = Path(path), []
+    from PIL.PngImagePlugin import PngInfo
+    path, made, mark = Path(path), [], PngInfo()
+    mark.add_text("Software", "motionbench")
     for first in range(0, len(rows), PER_SHEET):
         some = rows[first:first + PER_SHEET]
         columns = min(10, max(1, int(np.ceil(np.sqrt(len(some))))))
@@ -75,7 +77,7 @@ def contact_sheet(
         sheet = Image.new("RGB", (columns*w + 8, -(-len(some)//columns)*h + 8), "white")
         for i, row in enumerate(some): sheet.paste(_tile(row, pictures(row)), (8 + i % columns*w, 8 + i//columns*h))
         made.append(path if not first else path.with_stem(f"{path.stem}_{first//PER_SHEET + 1}"))
-        with atomic_path(made[-1]) as part: sheet.save(part, "PNG")
+        with atomic_path(made[-1]) as part: sheet.save(part, "PNG", pnginfo=mark)
     for old in set(sheets_of(path)) - set(made): old.unlink(missing_ok=True)
     return made
 
@@ -83,7 +85,12 @@ def contact_sheet(
 def sheets_of(
     path,  # the first one
 )->list[Path]:
-    "The contact sheets that are there, in their order."
+    "The contact sheets of ours that are there, in their order; pictures of others that are called so are none."
     path = Path(path)
     found = ((re.fullmatch(rf"{re.escape(path.stem)}(?:_(\d+))?", p.stem), p) for p in path.parent.glob(f"*{path.suffix}"))
-    return [p for _, p in sorted((int(m[1] or 1), p) for m, p in found if m)]
+    return [p for _, p in sorted((int(m[1] or 1), p) for m, p in found if m and _is_ours(p))]
+
+
+def _is_ours(path):
+    "Whether the head of the PNG says that we wrote it."
+    with open(path, "rb") as f: return b"tEXtSoftware\0motionbench" in f.read(200)

@@ -6,14 +6,14 @@
 __all__ = ['G1_JOINTS', 'G1_ISAACLAB', 'is_g1', 'split_columns', 'Rollout', 'cut_rollout', 'own_frames', 'read_trajectory',
            'write_trajectory']
 
-# %% ../../nbs/rollouts/10_trajectory.ipynb #4413e7b5
+# %% ../../nbs/rollouts/10_trajectory.ipynb #5cafb44e
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from ..core.errors import MotionFormatError
+from ..core.errors import InvalidMotion, MotionFormatError
 from ..core.motion import Motion, check_array, check_quat
 from ..io import safe_pickle
 from ..io.files import reading
@@ -98,7 +98,25 @@ def own_frames(
     n = int(np.floor(duration*progress*fps + 1e-9)) + 1
     return recorded if recorded <= n else max(n - 1, 1)
 
-# %% ../../nbs/rollouts/10_trajectory.ipynb #2ef1e8bb
+# %% ../../nbs/rollouts/10_trajectory.ipynb #8084686b
+def _checked(evaluation):
+    "The evaluation, if its facts are short texts and numbers by name; `InvalidMotion` if they are not."
+    facts = evaluation.get("facts", {})
+    good = lambda v: isinstance(v, int) and abs(v) < 2**63 or isinstance(v, str) and v.isprintable() or isinstance(v, float) and np.isfinite(v)
+    if not isinstance(facts, dict): raise InvalidMotion(f"the facts of its evaluation are a {type(facts).__name__}, expected names with numbers or texts")
+    for k, v in facts.items():
+        if not (isinstance(k, str) and k.isprintable() and good(v)): raise InvalidMotion(f"the facts of its evaluation say {str(v)[:60]!a} of {str(k)[:60]!a}, expected a number or text of a name")
+    return evaluation
+
+
+def _pose(raw, what, kind, n, turn):
+    "A pose `(n, 3 or 4)` of the object or table, or None where there is none."
+    x = raw.get(f"{what}_{kind}_w")
+    if x is None: return None
+    x = check_array(f"{what}_{kind}_w", x, (n, 3 if kind == "pos" else 4))
+    return check_quat(f"{what}_quat_w", turn(x)) if kind == "quat" else x
+
+# %% ../../nbs/rollouts/10_trajectory.ipynb #14526e2e
 _NEED = ("dof_pos", "root_pos_w", "root_quat_w", "quat_format", "fps")
 
 
@@ -111,28 +129,22 @@ def read_trajectory(
     "The whole recording; `MotionFormatError` if something is missing, damaged, or another motion's."
     robot, raw = as_robot(path, robot), safe_pickle.load(path)
     need(path, raw, _NEED, "a trajectory")
-    if raw["quat_format"] not in ("wxyz", "xyzw"): raise MotionFormatError(path, f"has quat_format {raw['quat_format']!r}", "Expected wxyz or xyzw")
-    if key and raw.get("motion_key", key) != key: raise MotionFormatError(path, f"is of the motion {raw['motion_key']!r}, expected {key!r}", "The files of this shard were mixed up; evaluate it again")
+    if not isinstance(raw["quat_format"], str) or raw["quat_format"] not in ("wxyz", "xyzw"): raise MotionFormatError(path, f"has quat_format {str(raw['quat_format'])[:60]!r}", "Expected wxyz or xyzw")
+    if key and str(raw.get("motion_key", key)) != key: raise MotionFormatError(path, f"is of the motion {str(raw['motion_key'])[:60]!r}, expected {key!r}", "The files of this shard were mixed up; evaluate it again")
     with reading(path, "a trajectory"):
         dof = check_array("dof_pos", raw["dof_pos"], (None, None))
         n, turn = len(dof), to_wxyz if raw["quat_format"] == "xyzw" else np.asarray
-        if raw.get("total_frames", n) != n: raise MotionFormatError(path, f"says {raw['total_frames']} frames and has {n}", "It is damaged; evaluate this motion again")
-        rate, _ = frame_rate(path, raw["fps"])
+        pos, quat = check_array("root_pos_w", raw["root_pos_w"], (n, 3)), check_array("root_quat_w", raw["root_quat_w"], (n, 4))
+        if not np.array_equal(raw.get("total_frames", n), n): raise MotionFormatError(path, f"says {str(raw['total_frames'])[:60]} frames and has {n}", "It is damaged; evaluate this motion again")
+        try: rate, _ = frame_rate(path, raw["fps"])
+        except (MotionFormatError, OverflowError): raise MotionFormatError(path, f"has the frame rate {str(raw['fps'])[:60]!a}", "It is damaged; evaluate this motion again") from None
         body, hands, hand_names = split_columns(path, dof.shape[1], robot, raw.get("joint_names"))
         things = {f"{what}_{k}": _pose(raw, what, k, n, turn) for what in ("object", "table") for k in ("pos", "quat")}
-        facts = dict(file=str(path), frames=n, **({"evaluation": raw["evaluation"]} if isinstance(raw.get("evaluation"), dict) else {}))
-        motion = Motion(rate, raw["root_pos_w"], turn(raw["root_quat_w"]), dof[:, body], robot.joint_names, robot.name,
+        facts = dict(file=str(path), frames=n, **({"evaluation": _checked(raw["evaluation"])} if isinstance(raw.get("evaluation"), dict) else {}))
+        motion = Motion(rate, pos, turn(quat), dof[:, body], robot.joint_names, robot.name,
                         source=told(path, "trajectory", raw["quat_format"], "none stored", "file" if raw.get("joint_names") else "isaaclab (published order of the G1)", "file"))
     stem = Path(path).name.removesuffix(".trajectory.pkl")
     return Rollout(key or str(raw.get("motion_key", stem)), env_idx, motion, dof[:, hands] if len(hands) else None, hand_names, **things, source=facts)
-
-
-def _pose(raw, what, kind, n, turn):
-    "A pose `(n, 3 or 4)` of the object or table, or None where there is none."
-    x = raw.get(f"{what}_{kind}_w")
-    if x is None: return None
-    x = check_array(f"{what}_{kind}_w", x, (n, 3 if kind == "pos" else 4))
-    return check_quat(f"{what}_quat_w", turn(x)) if kind == "quat" else x
 
 
 def write_trajectory(
