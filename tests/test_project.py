@@ -68,6 +68,14 @@ def test_notebook_is_valid(path): nbformat.validate(nbformat.read(path, as_versi
 
 
 @by_path
+def test_the_introduction_is_not_in_the_first_cell(path):
+    "nbdev makes the page's title and description of the first cell, and leaves out whatever else stands there."
+    first = nbformat.read(path, as_version=4).cells[0]
+    rest = [line for line in first.source.splitlines() if line.strip() and not re.match(r"# |>|- \w+:", line)]
+    assert first.cell_type != "markdown" or not rest, "put this into a cell of its own: " + rest[0]
+
+
+@by_path
 def test_imports_stand_in_cells_of_their_own(path):
     "The build of the docs runs every cell that imports, and no other example; one that does more would fail there."
     for cell in nbformat.read(path, as_version=4).cells:
