@@ -7,6 +7,7 @@ import json
 import lzma
 import os
 import pickle
+import pickletools
 import select
 import struct
 import subprocess
@@ -25,7 +26,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from motionbench.core.errors import MotionFormatError
 from motionbench.io.safe_pickle import ENUMS, _finish, _Reader, kept, load, loads
-from motionbench.io.safe_plain import read_plain
+from motionbench.io import safe_plain
+from motionbench.io.safe_plain import plain_until, read_plain
 from motionbench.io.shared import pickled
 
 DATA = Path(os.environ.get("MOTIONBENCH_TEST_DATA", Path(__file__).parents[1]/"../shared/data")).resolve()/"robot_motion"
@@ -106,6 +108,7 @@ def text(s): return b"X" + struct.pack("<I", len(s)) + s.encode()
 def name(module, n): return f"c{module}\n{n}\n".encode()
 def call(module, n, *args): return P2 + name(module, n) + b"(" + b"".join(args) + b"tR."
 def zeros(n): return bytes(n)
+def frame(n): return b"\x95" + struct.pack("<Q", n)
 def original(data): return pickle.Unpickler(io.BytesIO(data)).load()
 
 
@@ -314,7 +317,7 @@ OURS = OUR_ARRAY + b"K\x01\x85\x94\x8c\x03<f4\x94" + OUR_BYTES + b"C\x04abcd\x94
 @given(parts=st.lists(st.sampled_from([b"N", b"]", b"}", b")", b"(", b"K\x01", b"G" + zeros(8), text("fps"), b"q\0", b"q\1", b"h\0", b"h\1", b"\x94", b"a", b"e", b"s", b"u", b"t", b"l", b"d", b"\x85", b"\x86", b"\x87", b"R", b"b", b"0", b"2", b"\x8f", b"\x90", b"\x91",
                                        b"\x81", b"C\x04abcd", b"J\xff\xff\xff\x7f", text("<f4"), name("numpy", "ndarray"), name("numpy", "dtype"), name("numpy.core.multiarray", "_reconstruct"), name("numpy._core.numeric", "_frombuffer"),
                                        name("joblib.numpy_pickle", "NumpyArrayWrapper"), name("collections", "OrderedDict"), name("builtins", "set"), name("torch._utils", "_rebuild_tensor_v2"), name("torch.storage", "_load_from_bytes"),
-                                       OUR_ARRAY, OUR_BYTES, b"\x8c\x03<f4\x94", b"K\x01\x85\x94", b"C\x04abcd\x94\x85\x94R\x94\x87\x94R\x94", OURS, OURS.replace(OUR_ARRAY, b"h\1"), OURS.replace(b"\x8c\x03<f4\x94", b"h\2")]), max_size=40))
+                                       frame(2), frame(9), frame(30), OUR_ARRAY, OUR_BYTES, b"\x8c\x03<f4\x94", b"K\x01\x85\x94", b"C\x04abcd\x94\x85\x94R\x94\x87\x94R\x94", OURS, OURS.replace(OUR_ARRAY, b"h\1"), OURS.replace(b"\x8c\x03<f4\x94", b"h\2")]), max_size=40))
 def test_programs(reader, tmp_path, parts):
     "Any sequence of opcodes and known names: a value or one clean error."
     path = tmp_path/"program.pkl"
@@ -413,6 +416,121 @@ def test_arrays_of_ours(value, long):
     same(_finish(_Reader(io.BytesIO(data), len(data)).load(), 10**9, {})[0], value)
 
 
+def straddling(payload):
+    "A text that begins in a frame of two bytes. In one buffer the text holds the payload; whoever drops the rest of the frame takes the next four bytes for the length, and runs it."
+    k = len(payload) + 1 if len(payload) < 255 else (len(payload)//65_000 + 1) << 16        # the text's length
+    inside = zeros(1) + (payload if k < 256 else b"x"*(k >> 8) + payload)
+    inside += b"N"*(k - len(inside))
+    return P4 + frame(2) + text("")[:1] + struct.pack("<I", k) + inside + b".", inside
+
+
+@pytest.mark.parametrize("payload", {
+    "a call": b"0cos\nsystem\n" + text("exit 3") + b"\x85R.", "2 GB by size": b"0cbuiltins\nbytearray\nJ" + struct.pack("<i", 2_000_000_000) + b"\x85R.", "a state for our function": b"0cnumpy\nndarray\nN}" + text("hello") + b"K\1s\x86b.",
+    "a memo of 8 GB": b"0Nr\xf0\xff\xff\x3f.", "a deep tuple as key": b"0}N" + b"\x85"*600_000 + b"Ns."}.values())
+def test_arguments_beyond_a_frame(reader, tmp_path, payload):
+    "Scan and unpickler see the same opcodes: the payload is (bad) text, as for `pickle.loads`, and nothing of it runs."
+    data, inside = straddling(payload)
+    assert data[-1 - len(inside):-1] == inside and plain_until(data, len(data)) == len(data)
+    if payload[:2] == b"0c":
+        with pytest.raises(pickle.UnpicklingError, match="the name"): Names(io.BytesIO(data)).load()        # read from a file, frame by frame
+    path = tmp_path/"straddling.pkl"
+    path.write_bytes(data)
+    assert "utf-8" in reader.ask(path)
+    with pytest.raises(UnicodeDecodeError): pickle.loads(data)
+    assert not vars(safe_plain._array)
+
+
+class Names(pickle.Unpickler):
+    "Proves that the straddling files part other readers: it looks no name up."
+    def find_class(self, module, name): raise pickle.UnpicklingError(f"the name {name}")
+
+
+PLAIN = {"STACK_GLOBAL", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "REDUCE", "SHORT_BINBYTES", "BINBYTES", "PROTO", "FRAME", "STOP", "EMPTY_LIST", "EMPTY_DICT", "MARK", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE",
+         "BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET"}
+frames = st.sampled_from([0, 1, 2, 3, 5, 9, 12, 30, 2**40]).map(frame)
+pieces = st.one_of(frames, st.sampled_from([b"N", b"\x88", b"]", b"}", b"(", b"a", b"e", b"s", b"u", b"K\1", b"K\x95", b"M\x95\0", b"J\xff\xff\xff\x7f", b"G" + zeros(8), b"G" + frame(2)[:8], text("fps"), text(""), text("x"*70), b"\x8c\x03fps", b"\x8c\x01", b"X\x05", b"\x8a\x01\x05",
+                                            b"q\0", b"h\0", b"\x94", b"r\1\0\0\0", b"j\1\0\0\0", OURS, OURS[:40], OURS[40:], OUR_ARRAY, b".", zeros(2), b"cos\nsystem\n", b"R", b"b", b"\x85"]))
+
+
+@settings(max_examples=1500, deadline=None)
+@given(parts=st.lists(pieces, max_size=14), protocol=st.sampled_from([2, 4, 5]))
+def test_scan_and_unpickler_agree(parts, protocol):
+    "Where the scan finds nothing but plain data, pickletools sees only harmless opcodes, and we read what `pickle.loads` reads."
+    agree(bytes([0x80, protocol]) + b"".join(parts) + b".")
+
+
+@settings(max_examples=300, deadline=None)
+@given(value=st.dictionaries(st.text(max_size=5), st.one_of(st.lists(st.floats(allow_nan=False), max_size=5), st.text(max_size=80), numbers), max_size=5), at=st.lists(st.tuples(st.floats(0, 1), frames), max_size=3))
+def test_frames_anywhere(value, at):
+    data = pickled(value)
+    for place, head in at: data = (cut := data[:2 + int(place*(len(data) - 2))]) + head + data[len(cut):]
+    agree(data)
+
+
+def agree(data):
+    if plain_until(data, len(data)) != len(data): return
+    seen = []
+    try:
+        for op, arg, _ in pickletools.genops(data): seen.append((op.name, arg))
+    except ValueError: pass
+    names = {n for n, _ in seen}
+    assert names <= PLAIN
+    for i, (n, _) in enumerate(seen):
+        if n == "STACK_GLOBAL": assert [a for m, a in seen[:i] if m == "SHORT_BINUNICODE"][-2:] in (["numpy", "ndarray"], ["builtins", "bytearray"])
+    try: ours = loads(data)
+    except MotionFormatError: return
+    same(ours, as_bytes(pickle.loads(data)))
+
+
+def as_bytes(o):
+    "The content of an array, got from the memo by hand, is bytes on the fast path."
+    if isinstance(o, dict): return {k: as_bytes(v) for k, v in o.items()}
+    return type(o)(map(as_bytes, o)) if isinstance(o, (list, tuple)) else bytes(o) if isinstance(o, bytearray) else o
+
+
+@pytest.mark.parametrize("bomb", {
+    "dicts": P4 + b"](" + b"}K\1NsNNN"*1_000_000 + b"e.", "lists": P4 + b"](" + b"]Na"*1_000_000 + b"e.", "nones": P4 + b"](" + b"N"*10_000_000 + b"e.", "in a few kB": zlib.compress(P4 + b"](" + b"}K\1NsNNN"*1_000_000 + b"e.", 9),
+    "deep dicts": P4 + b"}K\1"*100_000 + b"N" + b"s"*100_000 + b".", "deep list as key": P4 + b"}" + b"]"*100_000 + b"a"*99_999 + b"Ns.", "deep lists": P4 + b"]"*100_000 + b"a"*99_999 + b"."}.values())
+def test_bombs_of_plain_data(tmp_path, bomb):
+    "What takes more memory than its length allows, or nests deeply, is refused by a child of its own, which lives."
+    child, path = Reader(), tmp_path/"bomb.pkl"
+    path.write_bytes(bomb)
+    try:
+        problem = child.ask(path)
+        assert problem and "MemoryError" not in problem
+    finally: child.process.kill()
+
+
+def test_the_budget():
+    "Over it, the fast path leaves the file to the slow one; honest files stay within."
+    bomb = P4 + b"](" + b"}K\1NsNNN"*200_000 + b"e."
+    assert read_plain(io.BytesIO(bomb), len(bomb)) is None
+    rows = np.random.default_rng(0).normal(size=(200_000, 4)).tolist()
+    for protocol in (2, 4, 5):
+        data = pickle.dumps({"root_rot": rows, "again": rows}, protocol)
+        assert plain_until(data, len(data)) == len(data)
+
+
+def shared_lists(levels):
+    "Lists that hold the one before twice: a few bytes, and a thousand paths for ten levels."
+    return b"](K\0K\0eq\x80" + b"".join(b"](h" + bytes([0x80 + i]) + b"h" + bytes([0x80 + i]) + b"eq" + bytes([0x81 + i]) for i in range(levels - 1))
+
+
+def test_no_item_of_an_array(reader, tmp_path):
+    "An array cannot be the target of an opcode: numpy would walk every path through the lists that it is set to."
+    array, path = OURS.replace(b"K\x01\x85", b"(" + b"K\1"*32 + b"t"), tmp_path/"items.pkl"
+    for items in (b"Nh\x9fs", b"(Nh\x9fu", b"(h\x9fe", b"h\x9fa"):
+        path.write_bytes(P4 + b"](" + shared_lists(32) + array + items + b"e.")
+        data, problem = path.read_bytes(), reader.ask(path)
+        assert plain_until(data, len(data)) == len(data) and "no readable" in problem and "MemoryError" not in problem
+
+
+def test_nothing_is_kept_of_files():
+    "What the fast path remembers between files does not grow with their content."
+    for n in range(10, 99): loads(pickled({"x": np.array(["a"], f"<U{n}"), "y": np.zeros(n, "u1")}))
+    assert safe_plain._code.cache_info().maxsize and safe_plain._patterns.cache_info().currsize <= 8
+
+
 def test_arrays_of_ours_are_fast():
     contacts = {t: np.full((4, 3), t, np.float32) for t in range(400)}
     data = pickled({"walk": {"fps": 30, "dof": np.zeros((9000, 29)), "contact_points": contacts}})
@@ -420,9 +538,9 @@ def test_arrays_of_ours_are_fast():
 
 
 @pytest.mark.parametrize("data, says", {
-    "other name": (OURS.replace(b"\x05numpy", b"\x05nampy"), "nampy.ndarray"), "function of the memo": (OUR_BYTES + OURS.replace(OUR_ARRAY, b"h\2"), "."), "too few bytes": (OURS.replace(b"K\x01\x85", b"K\x02\x85"), "is no readable pickle|refused"),
-    "too many bytes": (OURS.replace(b"K\x01\x85", b"K\x00\x85"), "instead of"), "negative": (OURS.replace(b"K\x01\x85", b"J\xff\xff\xff\xff\x85"), "is no readable pickle|refused"), "objects": (OURS.replace(b"\x03<f4", b"\x03|O8"), "array of Python objects"),
-    "no type": (OURS.replace(b"\x03<f4", b"\x03f,f"), "a data type"), "an array as key": (b"}" + OURS + b"Ns", "is no readable pickle|refused"), "a function as key": (b"}(" + OURS + b"Nh\2Nu", "is no readable pickle|refused"), "a function": (b"](" + OURS + b"h\2e", "no data"),
+    "other name": (OURS.replace(b"\x05numpy", b"\x05nampy"), "nampy.ndarray"), "function of the memo": (OUR_BYTES + OURS.replace(OUR_ARRAY, b"h\2"), "."), "too few bytes": (OURS.replace(b"K\x01\x85", b"K\x02\x85"), "another number"),
+    "too many bytes": (OURS.replace(b"K\x01\x85", b"K\x00\x85"), "another number"), "negative": (OURS.replace(b"K\x01\x85", b"J\xff\xff\xff\xff\x85"), "is no readable pickle|refused"), "objects": (OURS.replace(b"\x03<f4", b"\x03|O8"), "array of Python objects"),
+    "no type": (OURS.replace(b"\x03<f4", b"\x03f,f"), "a data type"), "a billion empty texts": (OURS.replace(b"\x03<f4", b"\x03<U0").replace(b"C\4abcd", b"C\0").replace(b"K\1\x85", b"J\xff\xff\xff\x7f\x85"), "of nothing"), "an array as key": (b"}" + OURS + b"Ns", "is no readable pickle|refused"), "a function as key": (b"}(" + OURS + b"Nh\2Nu", "is no readable pickle|refused"), "a function": (b"](" + OURS + b"h\2e", "no data"),
     "a tuple as key": (b"}(K\1" + OURS + b"h\x0dNu", "is no readable pickle|refused"), "state": (OURS + b"}b", "is no readable pickle|refused")}.values())
 def test_no_more_than_arrays(data, says):
     with pytest.raises(MotionFormatError, match=says): loads(b"\x80\4" + data + b".")

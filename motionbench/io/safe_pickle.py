@@ -25,7 +25,7 @@ from .safe_archives import KINDS, Refused, Storage, Tensor, TorchZip, inflate, n
 from .safe_plain import read_plain
 from .safe_values import ENUMS, NAMES, Dtype, Pending, RawBytes, Wrapped, checked_array, checked_key, checked_set, first
 
-# %% ../../nbs/io/05_safe_pickle.ipynb #cecc3581
+# %% ../../nbs/io/05_safe_pickle.ipynb #8b99bd0a
 _PRICE = [1]*256
 for _op in (pickle.EMPTY_LIST, pickle.EMPTY_DICT, pickle.EMPTY_SET, pickle.MARK, pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE,
             pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3): _PRICE[_op[0]] = 2
@@ -63,6 +63,7 @@ class _Reader(pickle._Unpickler):
                 if left < 0: raise Refused(f"more than {1_200_000 + self.size//5} steps, too many for a file of its length")
                 self.dispatch[op](self)
         except pickle._Stop as stop: return stop.value
+        finally: self.memo = self.stack = self.metastack = self.append = None       # the reader is in a cycle; what it built shall not wait for the collector
 
     def find_class(self, module, name):
         name = f"{module}.{name}"
@@ -179,7 +180,7 @@ def _load_from_bytes(outer, data):
     file.read(8)
     return head[3].fill(file.read())
 
-# %% ../../nbs/io/05_safe_pickle.ipynb #d84b5bb1
+# %% ../../nbs/io/05_safe_pickle.ipynb #aec236be
 _KEYS = (str, int, float, bytes, type(None), np.integer, np.bool_)
 _LEAVES = {float, int, str, bool, bytes, type(None), complex}
 
@@ -207,6 +208,7 @@ def _finish(
     if type(o) is dict: need(all(issubclass(k, _KEYS) for k in set(map(type, o))), "a dictionary key that is no data")
     values = o.values() if type(o) is dict else o
     done, size, kinds = o, len(o) + 1, set(map(type, values))
+    if len(o) < 16 and kinds <= _LEAVES: return o, size     # no dearer to count again than to remember
     arrays = kinds == {np.ndarray}
     if kinds == {list}:                                     # the rows of a table at once
         size += sum(map(len, values))

@@ -5,22 +5,24 @@
 # %% auto #0
 __all__ = ['plain_until', 'read_plain']
 
-# %% ../../nbs/io/04_safe_plain.ipynb #d77f45b5
+# %% ../../nbs/io/04_safe_plain.ipynb #ef714a0d
 import gc
 import io
 import pickle
 import re
-from functools import cache
+from functools import cache, lru_cache, partial
+from types import SimpleNamespace
 
 import numpy as np
 
 from .safe_archives import Refused, need
 from .safe_values import Dtype
 
-# %% ../../nbs/io/04_safe_plain.ipynb #bc75ffc6
+# %% ../../nbs/io/04_safe_plain.ipynb #f08c4b35
 _FRAME = rb"(?:\x95.{8})?"
 _END = _FRAME.join((b"", rb"\x94", rb"\x85\x94", rb"R\x94", rb"\x87\x94", rb"R\x94"))
 _ARRAY_END = re.compile(b"(?s)" + _END)
+_SHORT = b"|".join(re.escape(bytes([n])) + b".{%d}" % n for n in range(4, 256, 4))      # contents of short arrays, behind their length
 
 
 @cache
@@ -39,86 +41,118 @@ def _parts(
 
 @cache
 def _patterns(top):
-    "What is plain, and an array up to its bytes; of those the groups give the length."
+    "What is plain; an array up to its bytes, with their length as a group; entries of a dict, short arrays at whole numbers."
     plain, head = _parts(top)
-    return re.compile(b"(?s)" + plain), re.compile(b"(?s)" + head + b"(?:C(.)|B(.{4}))")
+    return [re.compile(b"(?s)" + p) for p in (plain, head + b"(?:C(.)|B(.{4}))", b"(?:(?:K.|M..)" + head + b"C(?:" + _SHORT + b")" + _END + b")*+")]
+
+# %% ../../nbs/io/04_safe_plain.ipynb #937eb14d
+_FREE, _TIMES = 64_000_000, 16          # a file of n bytes may take _FREE + _TIMES*n bytes of memory
+_PRICE = bytearray(256)                 # opcode -> memory in units of 8 bytes
+for _ops, _units in {b"]": 25, b"}R": 45, b"\x8cX\x8a": 10, b"GMJ": 7, b"C": 6, b"N\x88\x89(\x94Kh": 3}.items():
+    for _op in _ops: _PRICE[_op] = _units
 
 
-@cache
-def _alike(top, length):
-    "Entries of a dict, an array of so many bytes at each whole number."
-    return re.compile(b"(?s)(?:(?:K.|M..)" + _parts(top)[1] + b"C" + re.escape(length) + b".{%d}" % length[0] + _END + b")*+")
+def _memory(
+    parts,  # plain parts of a pickle
+)->int:
+    "The memory that they may take, bytes; where it is little, a rough upper bound."
+    most = 8*max(_PRICE)*sum(map(len, parts))
+    return most if most <= _FREE else 8*sum(int(np.frombuffer(p[i:i + 65536].translate(_PRICE), "u1").sum(dtype="u4")) for p in parts for i in range(0, len(p), 65536))
 
-
+# %% ../../nbs/io/04_safe_plain.ipynb #b8199597
 def plain_until(
     data:bytes,  # the beginning of a pickle
-    size:int,  # length of the whole, bounds the memo
+    size:int,  # length of the whole, bounds the memo and the memory
 )->int:
-    "The place of the first opcode that is neither plain data nor part of an array as `dump` writes it; the length of `data` (or more) if there is none."
+    "The place of the first opcode that is neither plain data nor part of an array as `dump` writes it, 0 if that takes too much memory; the length of `data` (or more) if there is none."
     if data[:1] != b"\x80" or not 2 <= data[1] <= 5: return 0
-    top = min(size//4 >> 16, 0x7f)
-    run, array = _patterns(top)
-    i, texts = 2, 0
+    top = (1 << (min(size//4 >> 16, 0x7f) + 1).bit_length() - 1) - 1        # 0, 1, 3, … 127: so that there are few patterns
+    run, array, entries = _patterns(top)
+    i, texts, start, parts = 2, 0, 2, []
     while i < len(data):
         if m := run.match(data, i):
             i = m.end()
-            if i >= len(data): return i
-        op, texts = data[i], texts + 1
+            if i >= len(data): break
+        op, texts, content = data[i], texts + 1, 0
         if texts > 300_000: return i
         if (op in b"hj" or data.startswith(b"\x8c\x05numpy", i)) and (m := array.match(data, i)):
-            length = m[1] or m[2]
-            i = m.end() + int.from_bytes(length, "little")
+            begin, content = m.end(), int.from_bytes(m[1] or m[2], "little")
+            i = begin + content
             if not (m := _ARRAY_END.match(data, i)): return i
-            i = m.end()
-            if len(length) == 1: i = _alike(top, length).match(data, i).end()
+            i = entries.match(data, m.end()).end()
         elif op == 0x8c: i += 2 + data[i+1] if i + 1 < len(data) else 2         # text
-        elif op == 0x58: i += 5 + int.from_bytes(data[i+1:i+5], "little")
+        elif op == 0x58:
+            begin, content = i + 5, int.from_bytes(data[i+1:i+5], "little")
+            i = begin + content
         elif op == 0x8a and data[i+1:i+2] <= b"\x08": i += 2 + data[i+1] if i + 1 < len(data) else 2      # integers to 64 bits
         elif op == 0x95: i += 9                                                 # a frame
         else: return i
-    return i
+        if content > 255:
+            parts.append(data[start:begin])
+            start = begin + content
+    return i if _memory([*parts, data[start:]]) <= _FREE + _TIMES*size else 0
 
-# %% ../../nbs/io/04_safe_plain.ipynb #b6bc9ec4
-@cache
+# %% ../../nbs/io/04_safe_plain.ipynb #93415053
+@lru_cache(64)
 def _code(
     code:str,  # a data type as `dump` writes it
 )->np.dtype:
-    "The data type, after the check; codes have a few letters, so there are few."
+    "The data type, after the check."
     need(type(code) is str and len(code) < 9, "a data type other than numbers and text")
     dtype = Dtype(code)
-    need(not dtype.objects, "an array of Python objects")
+    need(not dtype.objects and dtype.np.itemsize, "an array of Python objects, or of nothing")
     return dtype.np
 
 
-def _array(shape, code, data):
-    "The array in these bytes, which is the only call that `_Plain` makes besides the bytearray for them."
-    made, dtype = np.ndarray(shape, _code(code), data), _code(code)
-    if type(data) is not bytearray or len(data) != made.nbytes: raise Refused(f"an array of shape {shape} with {len(data)} bytes instead of {made.nbytes}")
-    return made if dtype.isnative else made.astype(dtype.newbyteorder("="))
+_NOTHING = np.ndarray(0, "u1", b"")      # empty and not writable
+
+
+def _array(made, shape, code, data):
+    "The array in these bytes, which is the only call that `_Plain` makes. It stays empty while the opcodes run, so that none can write to it; `made` tells how it will be."
+    dtype, array = _code(code), _NOTHING.view()
+    if type(data) is not bytes: raise Refused("an array of unknown parts")
+    if not dtype.isnative:
+        data = np.frombuffer(data, dtype).astype(native := dtype.newbyteorder("=")).tobytes()
+        dtype = native
+    made.append((array, (1, shape, dtype, False, data)))
+    return array
 
 
 class _Plain(pickle.Unpickler):
-    "The C unpickler, for data that needs no names but those of our arrays."
-    def find_class(self, module, name):
-        made = {"numpy.ndarray": _array, "builtins.bytearray": bytearray}.get(f"{module}.{name}")
-        need(made, f"the name {module}.{name}"[:200])
+    "The C unpickler, for data that needs no names but those of our arrays. All of it is one frame."
+    def __init__(self, data):
+        frame, data, self.arrays = io.BytesIO(b"\x95" + len(data).to_bytes(8, "little")), io.BytesIO(data), []
+        super().__init__(SimpleNamespace(read=lambda n: frame.read(n) or data.read(n), readline=data.readline))
+
+    def load(self):
+        "The object, its arrays filled."
+        made = super().load()
+        for array, state in self.arrays:
+            try: array.__setstate__(state)
+            except ValueError: raise Refused(f"an array of shape {state[1]} with {len(state[4])} bytes, which is another number") from None
         return made
+
+    def find_class(self, module, name):
+        known = {"numpy.ndarray": partial(_array, self.arrays), "builtins.bytearray": bytes}.get(f"{module}.{name}")
+        need(known, f"the name {module}.{name}"[:200])
+        return known
 
     def persistent_load(self, pid): raise Refused("a persistent id")
 
-
+# %% ../../nbs/io/04_safe_plain.ipynb #c82c67b9
 def read_plain(
     file,  # an open binary file
     size:int,  # its length, bytes
 ):
     "What the file holds if that is nothing but plain data and arrays as `dump` writes them, else None; the file then stands at its beginning again."
     head = file.read(65536 if size > 1 << 20 else size)
-    if size > len(head) and plain_until(head, size) >= len(head) - 99: head += file.read()
     file.seek(0)
-    if len(head) < size or plain_until(head, size) != size or size > 200_000 and head.count(b"]") + head.count(b"}") > 100_000 + size//8: return None
+    if size > len(head) and plain_until(head, size) >= len(head) - 99:
+        head = file.read(size)                              # at once: to join two parts would copy them
+        file.seek(0)
+    if len(head) < size or plain_until(head, size) != size: return None
     collects = gc.isenabled()
     gc.disable()                                            # a million new lists would be searched for cycles again and again
-    whole = io.BytesIO(head)
-    try: return _Plain(whole if head[1] >= 4 else io.BufferedReader(whole, 1 << 20)).load()      # from protocol 4 on it reads frames, before that opcodes
+    try: return _Plain(head).load()
     finally:
         if collects: gc.enable()
