@@ -105,7 +105,7 @@ def test_every_tap_learns_from_the_training_window(window, down, stride):
 
 def test_dilations_are_the_wanted_ones_where_the_window_allows_it():
     dilation = lambda window: [m.dilation for m in MotionVQVAE(5, small(window_size=window)).encoder.modules() if isinstance(m, TimeConv) and len(m.weight) == 3][1:-1]
-    assert dilation(64) == [9, 3, 1]*2 and dilation(32) == [9, 3, 1, 7, 3, 1] and dilation(8) == [3, 3, 1, 1, 1, 1]
+    assert dilation(64) == [9, 3, 1]*2 and dilation(32) == [9, 3, 1, 5, 3, 1] and dilation(8) == [2, 2, 1, 1, 1, 1]
 
 
 def test_a_window_of_one_token_is_refused():

@@ -138,13 +138,13 @@ class Residual(nn.Module):
 
     def forward(self, x): return x + self.net(x)
 
-# %% ../../nbs/vqvae/04_model.ipynb #3d30075a
+# %% ../../nbs/vqvae/04_model.ipynb #f297e051
 def dilations(
     config,  # `VqvaeConfig`: depth, dilation_growth_rate
     frames:int,  # of a training window at this place in the network
 )->list:
-    "One for each residual block, widest first, none so wide that a tap sees only padding."
-    return [min(config.dilation_growth_rate**i, frames - 1) for i in reversed(range(config.depth))]
+    "One for each residual block, widest first, none so wide that a tap sees padding in more than five eighths of the frames."
+    return [max(1, min(config.dilation_growth_rate**i, 5*frames//8)) for i in reversed(range(config.depth))]
 
 # %% ../../nbs/vqvae/04_model.ipynb #9a10f45c
 def _levels(config):
