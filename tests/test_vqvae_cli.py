@@ -106,7 +106,9 @@ def test_resume_needs_no_more_than_the_folder_and_ends_in_the_same_weights(cli, 
 
 def run_until(iteration, sent, out, *words):
     "The command in a process of its own, which gets a signal once its log has the iteration: its exit code."
-    code = "import sys; from motionbench.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = ("import sys, time; from motionbench.cli import main; from motionbench.vqvae import train; step = train._Run.step\n"
+            "train._Run.step = lambda *a: (time.sleep(0.03), step(*a))[1]\n"                                                                       # slow enough for the signal to find it at work
+            "sys.exit(main(sys.argv[1:]))")
     process, log = subprocess.Popen([sys.executable, "-c", code, "vqvae", "train", *map(str, words), "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), Path(out)/"log.jsonl"
     while process.poll() is None and not (log.is_file() and any(row.startswith(f'{{"iter": {iteration},') for row in log.read_text().splitlines())): time.sleep(0.01)
     process.send_signal(sent)
