@@ -1380,6 +1380,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'motionbench.io.deepmimic.read_deepmimic': ( 'io/deepmimic.html#read_deepmimic',
                                                                                        'motionbench/io/deepmimic.py')},
             'motionbench.io.files': { 'motionbench.io.files._member': ('io/files.html#_member', 'motionbench/io/files.py'),
+                                      'motionbench.io.files._new': ('io/files.html#_new', 'motionbench/io/files.py'),
                                       'motionbench.io.files.atomic_path': ('io/files.html#atomic_path', 'motionbench/io/files.py'),
                                       'motionbench.io.files.check_file': ('io/files.html#check_file', 'motionbench/io/files.py'),
                                       'motionbench.io.files.npz_arrays': ('io/files.html#npz_arrays', 'motionbench/io/files.py'),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
+from safetensors.numpy import load_file, save_file
 from scipy.spatial.transform import Rotation
 
 from motionbench.core.errors import ConfigError, MotionFormatError
@@ -518,6 +519,12 @@ def test_native_errors(tmp_path):
     bad = Motion(30, clip.root_pos, clip.root_quat, clip.dof_pos, ["a"], "doll", extra={"body": object()})
     refused("JSON cannot", lambda p: write_npz(bad, p), path)
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["clip.npz"]
+
+
+def test_a_file_of_safetensors_can_be_read_by_others(tmp_path):
+    with atomic_path(tmp_path/"a.safetensors") as temp: save_file({"x": np.zeros(2)}, temp)
+    (tmp_path/"plain").touch()
+    assert (tmp_path/"a.safetensors").stat().st_mode == (tmp_path/"plain").stat().st_mode and len(load_file(tmp_path/"a.safetensors")["x"]) == 2
 
 
 def test_atomic(tmp_path):

@@ -19,7 +19,12 @@ import numpy as np
 
 from ..core.errors import InvalidMotion, MotionFormatError
 
-# %% ../../nbs/io/00_files.ipynb #711c8425
+# %% ../../nbs/io/00_files.ipynb #1e6fa05b
+def _new(path):
+    "Make an empty file; its permissions."
+    with open(path, "xb") as f: return stat.S_IMODE(os.fstat(f.fileno()).st_mode)
+
+
 @contextmanager
 def atomic_path(
     path,  # where the file shall be; missing folders are made
@@ -31,14 +36,15 @@ def atomic_path(
     if stat.S_ISREG(mode) and not mode & 0o222: raise MotionFormatError(path, "is a read-only file", "Choose another output, or allow writing to it")
     temp = path.with_name(f".{path.stem[:40]}.{uuid.uuid4().hex}{path.suffix}")
     try:
-        try: open(temp, "xb").close()
+        try: usual = _new(temp)
         except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
-            open(temp, "xb").close()
+            usual = _new(temp)
     except OSError as e:
         raise MotionFormatError(path, f"cannot be written: {e.strerror}", "Choose an output folder you may write to") from None
     try:
         yield temp
+        if stat.S_IMODE(os.stat(temp).st_mode) != usual: os.chmod(temp, usual)      # safetensors makes files that only their owner can read
         os.replace(temp, path)
         temp = None
     except OSError as e:
