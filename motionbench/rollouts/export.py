@@ -182,7 +182,7 @@ def _one(job, key):
     try: return None if find_trajectory(job.shard, key) is None else export_motion(job, key)
     except (MotionbenchError, OSError, OverflowError) as e: return str(e).encode("utf-8", "replace").decode()
 
-# %% ../../nbs/rollouts/12_export.ipynb #12a222b7
+# %% ../../nbs/rollouts/12_export.ipynb #10807d51
 def export_shards(
     shards:dict,  # folder of each evaluated shard -> folder of its export
     source_data,  # the library that was evaluated, as for `open_source`
@@ -232,13 +232,7 @@ def export_shard(
     eval_dir,  # the shard's folder
     source_data,  # the library that was evaluated, as for `open_source`
     out,  # the export's folder
-    min_progress:float=1.0,  # share of the motion
-    obj_pos_threshold:float=None,  # largest mean error of the object, m
-    robot=None,  # `Robot`, its name or model path; by default as the evaluation says, else the G1
-    progress:str="file",  # where progress comes from, as for `read_shard`
-    table_quat_order:str=None,  # order of the table's quaternions, xyzw or wxyz, if the library does not state it
-    audit:bool=False,  # grade the rollouts
-    n_jobs:int=None,  # processes; None: all cores, where they pay
+    **settings,  # as of `export_shards`, from `min_progress` on
 )->dict:
     "The one shard's manifest, as of `export_shards`."
-    return export_shards({eval_dir: out}, source_data, min_progress, obj_pos_threshold, robot, progress, table_quat_order, audit, n_jobs)[0]
+    return export_shards({eval_dir: out}, source_data, **settings)[0]
